@@ -1,0 +1,59 @@
+// Asynchronous copies into shared memory: cp.async, bulk copies and tensor-map (TMA) copies.
+#pragma once
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "device/ptx/mbarrier.cuh"
+
+namespace dsa_ops::ptx {
+
+// Copies 16 bytes, or writes 16 zero bytes without reading when `valid` is false.
+__device__ __forceinline__ void cp_async_16(uint32_t shared_dst, void const* src, bool valid) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_dst),
+               "l"(src), "r"(valid ? 16 : 0)
+               : "memory");
+}
+
+__device__ __forceinline__ void cp_async_wait_all() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+
+// Copies `bytes` (a multiple of 16) and completes them on the barrier.
+__device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared_dst)),
+      "l"(src), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+__device__ __forceinline__ void tma_load_2d(void* shared_dst, CUtensorMap const* map,
+                                            uint64_t* barrier, int32_t x, int32_t y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4}], [%2];" ::"r"(shared_address(shared_dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y)
+      : "memory");
+}
+
+__device__ __forceinline__ void tma_load_3d(void* shared_dst, CUtensorMap const* map,
+                                            uint64_t* barrier, int32_t x, int32_t y, int32_t z) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4, %5}], [%2];" ::"r"(shared_address(shared_dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+__device__ __forceinline__ void prefetch_tensor_map(CUtensorMap const* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// Orders this thread's shared-memory writes before later reads of the async proxy (wgmma, TMA).
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace dsa_ops::ptx

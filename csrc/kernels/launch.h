@@ -1,0 +1,68 @@
+// What every entry point needs on the host: status construction and the device's properties.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include <cstdarg>
+#include <cstdio>
+
+#include "dsa_ops/build_info.h"
+#include "dsa_ops/status.h"
+
+namespace dsa_ops {
+
+__attribute__((format(printf, 2, 3))) inline Status make_status(StatusCode code, char const* format,
+                                                                ...) {
+  Status status;
+  status.code = code;
+  va_list args;
+  va_start(args, format);
+  vsnprintf(status.message, sizeof(status.message), format, args);
+  va_end(args);
+  return status;
+}
+
+// Turns a CUDA result into a status that names the op.
+inline Status cuda_status(cudaError_t error, char const* op) {
+  if (error == cudaSuccess) return Status{};
+  return make_status(StatusCode::kCudaError, "%s: CUDA error %d (%s)", op, static_cast<int>(error),
+                     cudaGetErrorString(error));
+}
+
+// Properties of the current device that plans depend on; queried once per device.
+struct DeviceProperties {
+  int num_sms = 0;
+  int compute_capability = 0;  // 10 * major + minor
+};
+
+// Fails with kUnsupportedDevice unless the current device is a compute capability 9.0 GPU.
+Status current_device(DeviceProperties* properties, char const* op) noexcept;
+
+// Raises a kernel's dynamic shared-memory limit once per device; safe to call on every launch.
+template <auto kKernel>
+Status allow_shared_memory(int bytes, char const* op) {
+  static bool done[64] = {};
+  int device = 0;
+  if (cudaError_t error = cudaGetDevice(&device)) return cuda_status(error, op);
+  if (device < 64 && done[device]) return Status{};
+  cudaError_t error =
+      cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error == cudaSuccess && device < 64) done[device] = true;
+  return cuda_status(error, op);
+}
+
+// Every op folder lists its kernels in `k<Op>Kernels` (defined beside the launch code) and the
+// functions to preload.
+struct KernelEntry {
+  KernelInfo info;
+  void const* function;
+};
+struct KernelList {
+  KernelEntry const* entries;
+  int count;
+};
+KernelList caches_kernels();
+KernelList indexer_kernels();
+KernelList topk_kernels();
+KernelList sparse_mla_kernels();
+
+}  // namespace dsa_ops

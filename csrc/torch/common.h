@@ -1,0 +1,159 @@
+// Shared by the bindings: argument checks that name what was expected and what came, the current
+// stream, and the conversion of a Status into an exception.
+#pragma once
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "dsa_ops/status.h"
+
+// Weak, so that this library also loads on a torch without CUDA, where the symbol does not exist.
+extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device,
+                                                                                   void** stream);
+
+namespace dsa_ops::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline char const* type_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::Bool: return "bool";
+    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
+    case ScalarType::Float8_e5m2: return "float8_e5m2";
+    default: return "another dtype";
+  }
+}
+
+inline std::string shape_text(Tensor const& tensor) {
+  std::string text = "[";
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    text += (i ? ", " : "") + std::to_string(tensor.size(i));
+  }
+  return text + "]";
+}
+
+// The checks of one op call: every failure reads "op: argument must be X, got Y".
+class Checker {
+ public:
+  explicit Checker(char const* op) : op_(op) {}
+
+  [[noreturn]] void fail(char const* argument, std::string const& expected,
+                         std::string const& got) const {
+    throw std::runtime_error(std::string(op_) + ": " + argument + " must be " + expected +
+                             ", got " + got);
+  }
+
+  void require(bool condition, char const* argument, std::string const& expected,
+               std::string const& got) const {
+    if (!condition) fail(argument, expected, got);
+  }
+
+  // Any of the given dtypes.
+  void dtype(Tensor const& tensor, char const* argument,
+             std::initializer_list<ScalarType> accepted) const {
+    std::string expected;
+    for (ScalarType type : accepted) {
+      if (tensor.scalar_type() == type) return;
+      expected += (expected.empty() ? "" : " or ") + std::string(type_name(type));
+    }
+    fail(argument, expected, type_name(tensor.scalar_type()));
+  }
+
+  // Rank and sizes; -1 accepts any size. The text is the shape as the documentation writes it.
+  void shape(Tensor const& tensor, char const* argument, std::initializer_list<int64_t> sizes,
+             char const* text) const {
+    bool matches = tensor.dim() == static_cast<int64_t>(sizes.size());
+    int64_t i = 0;
+    for (int64_t size : sizes) {
+      matches = matches && (size < 0 || tensor.size(i) == size);
+      ++i;
+    }
+    require(matches, argument, std::string("of shape ") + text, shape_text(tensor));
+  }
+
+  void last_dim_contiguous(Tensor const& tensor, char const* argument) const {
+    if (tensor.dim() == 0 || tensor.size(tensor.dim() - 1) <= 1) return;
+    require(tensor.stride(tensor.dim() - 1) == 1, argument, "contiguous in its last dimension",
+            "stride " + std::to_string(tensor.stride(tensor.dim() - 1)));
+  }
+
+  // Base address and every stride but the last a multiple of 16 bytes.
+  void aligned_16(Tensor const& tensor, char const* argument) const {
+    int64_t const bytes = tensor.element_size();
+    for (int64_t i = 0; i + 1 < tensor.dim(); ++i) {
+      if (tensor.size(i) <= 1) continue;
+      require(tensor.stride(i) * bytes % 16 == 0, argument, "aligned to 16 bytes in every stride",
+              "a stride of " + std::to_string(tensor.stride(i) * bytes) + " bytes");
+    }
+    require(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, argument,
+            "aligned to 16 bytes", "a misaligned base address");
+  }
+
+  // All tensors on the device of the first, and that a CUDA device. Called after the other checks.
+  void same_cuda_device(
+      std::initializer_list<std::pair<char const*, Tensor const*>> tensors) const {
+    auto const& [first_name, first] = *tensors.begin();
+    for (auto const& [name, tensor] : tensors) {
+      if (tensor == nullptr) continue;
+      require(tensor->device() == first->device(), name,
+              std::string("on the device of ") + first_name, "another device");
+    }
+    require(first->is_cuda(), first_name, "on a CUDA device", "a tensor on another device");
+  }
+
+ private:
+  char const* op_;
+};
+
+inline Tensor const* get(std::optional<Tensor> const& tensor) {
+  return tensor.has_value() ? &*tensor : nullptr;
+}
+
+template <class T>
+T const* data(Tensor const& tensor) {
+  return static_cast<T const*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T const* data(std::optional<Tensor> const& tensor) {
+  return tensor.has_value() ? data<T>(*tensor) : nullptr;
+}
+
+template <class T>
+T* mutable_data(Tensor const& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline cudaStream_t current_stream(Tensor const& tensor) {
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream != nullptr,
+                  "dsa_ops: this torch has no CUDA support");
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+inline void raise_if_failed(Status const& status) {
+  if (!status.ok()) throw std::runtime_error(status.message);
+}
+
+}  // namespace dsa_ops::binding

@@ -1,0 +1,67 @@
+"""Argument checks. Every failure reads ``op: argument must be X, got Y``; metadata only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ALIGNMENT_BYTES = 16
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``torch.float32`` -> ``float32``."""
+    return str(dtype).removeprefix("torch.")
+
+
+class Checker:
+    """The checks of one op call; mirrors ``csrc/torch/common.h``."""
+
+    def __init__(self, op: str):
+        self.op = op
+
+    def fail(self, argument: str, expected: str, got: object) -> None:
+        raise ValueError(f"{self.op}: {argument} must be {expected}, got {got}")
+
+    def require(self, condition: bool, argument: str, expected: str, got: object) -> None:
+        if not condition:
+            self.fail(argument, expected, got)
+
+    def dtype(self, tensor: Tensor, argument: str, *accepted: torch.dtype) -> None:
+        if tensor.dtype not in accepted:
+            expected = " or ".join(dtype_name(d) for d in accepted)
+            self.fail(argument, expected, dtype_name(tensor.dtype))
+
+    def shape(self, tensor: Tensor, argument: str, sizes: Sequence[int], text: str) -> None:
+        """Rank and sizes; -1 accepts any size. ``text`` is the shape as the docs write it."""
+        matches = tensor.dim() == len(sizes) and all(
+            size < 0 or tensor.shape[i] == size for i, size in enumerate(sizes)
+        )
+        if not matches:
+            self.fail(argument, f"of shape {text}", list(tensor.shape))
+
+    def last_dim_contiguous(self, tensor: Tensor, argument: str) -> None:
+        if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+            self.fail(
+                argument, "contiguous in its last dimension", f"stride {tensor.stride(-1)}"
+            )
+
+    def aligned_16(self, tensor: Tensor, argument: str) -> None:
+        """Every stride but the last a multiple of 16 bytes (the kernels also check the base)."""
+        for i in range(tensor.dim() - 1):
+            stride_bytes = tensor.stride(i) * tensor.element_size()
+            if tensor.shape[i] > 1 and stride_bytes % _ALIGNMENT_BYTES:
+                self.fail(
+                    argument,
+                    "aligned to 16 bytes in every stride",
+                    f"a stride of {stride_bytes} bytes",
+                )
+
+    def same_device(self, **tensors: Tensor | None) -> None:
+        """All given tensors on the device of the first. Called after the other checks."""
+        first_name, first = next(iter(tensors.items()))
+        assert first is not None
+        for name, tensor in tensors.items():
+            if tensor is not None and tensor.device != first.device:
+                self.fail(name, f"on the device of {first_name}", "another device")
