@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from dsa_ops import _native
 from dsa_ops._library import OPS
-from torch import Tensor
 
 #: Marks tests of the compiled checks; they need the native library but no GPU.
 needs_native = pytest.mark.skipif(
