@@ -1,10 +1,12 @@
-"""The lightning indexer: ``logits[t, n] = k_scale[n] * sum_h weights[t, h] * relu(q[t, h] . k[n])``.
+"""The lightning indexer: ``logits[t, n] = k_scale[n] * sum_h weights[t, h] relu(q[t, h] . k[n])``.
 
 The blocks depend on the number of heads alone, so a caller that walks the rows in steps of
 :func:`rows_per_block` runs the same matrix products as one call over all rows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -98,7 +100,9 @@ def row_lengths(
     return lens.clamp(0, min(max_context_len, pages_per_request * INDEX_PAGE_TOKENS)).flatten()
 
 
-def _score(q: Tensor, k: Tensor, k_scale: Tensor, weights: Tensor, compute_dtype: torch.dtype):
+def _score(
+    q: Tensor, k: Tensor, k_scale: Tensor, weights: Tensor, compute_dtype: torch.dtype
+) -> Iterator[tuple[slice, Tensor]]:
     """Yields ``(rows, logits[rows, K])`` for the ``K`` keys of one block."""
     k = k.to(compute_dtype)
     k_scale = k_scale.to(compute_dtype)
