@@ -82,6 +82,8 @@ class BuildKernels(build_ext):
         options = {
             "CMAKE_CUDA_COMPILER": NVCC,
             "CMAKE_BUILD_TYPE": "Release",
+            # Named, because the cache would keep one from an isolated build's deleted environment.
+            "CMAKE_MAKE_PROGRAM": shutil.which("ninja"),
             "Python_EXECUTABLE": sys.executable,
             "DSA_OPS_PYTHON": "ON",
             "DSA_OPS_TORCH_DIR": package_dir("torch"),
