@@ -33,7 +33,7 @@ inline PagedCache check_cache_layout(Checker const& check, Tensor const& cache,
     check.fail(argument, "made of pages at least " + std::to_string(page_bytes) + " bytes apart",
                stride(page_stride));
   }
-  if (cache.size(0) > 1 && page_stride % 16 != 0) {
+  if (page_stride % 16 != 0) {
     check.fail(argument, "aligned to 16 bytes in every stride", stride(page_stride));
   }
   if (reinterpret_cast<uintptr_t>(cache.const_data_ptr()) % 16 != 0) {
