@@ -11,7 +11,7 @@ namespace dsa_ops::sparse_mla {
 inline constexpr int kCombineThreads = 128;
 
 __global__ void __launch_bounds__(kCombineThreads)
-    combine_kernel(const __grid_constant__ CombineArgs args) {
+    combine_kernel(__grid_constant__ const CombineArgs args) {
   int64_t const pair =
       static_cast<int64_t>(blockIdx.x) * (kCombineThreads / 32) + (threadIdx.x >> 5);
   int64_t const row = pair / args.num_heads;

@@ -322,7 +322,7 @@ __device__ void consume_values(SharedStorage<Source>& shared, KernelArgs const& 
 
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
-    sparse_mla_kernel(const __grid_constant__ KernelArgs args) {
+    sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage<Source>*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.

@@ -48,7 +48,7 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
 }  // namespace
 }  // namespace sparse_mla
 
-Status sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {
+Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {
   using namespace sparse_mla;
   constexpr char kOp[] = "sparse_mla_decode";
   if (Status status =

@@ -34,7 +34,7 @@ Status check_common(char const* op, int64_t num_rows, int32_t num_heads, int64_t
 
 }  // namespace sparse_mla
 
-Status sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t stream) noexcept {
+Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t stream) noexcept {
   using namespace sparse_mla;
   constexpr char kOp[] = "sparse_mla_prefill";
   if (Status status =
