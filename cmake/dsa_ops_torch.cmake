@@ -13,5 +13,9 @@ target_include_directories(dsa_ops_torch SYSTEM PRIVATE "${DSA_OPS_TORCH_DIR}/in
 target_link_libraries(dsa_ops_torch PRIVATE dsa_ops
   "-Wl,--push-state,--no-as-needed" "${DSA_OPS_TORCH_DIR}/lib/libtorch.so"
   "${DSA_OPS_TORCH_DIR}/lib/libtorch_cpu.so" "-Wl,--pop-state")
+# Loading it registers the ops; it exports nothing.
+target_link_options(dsa_ops_torch PRIVATE
+  "LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/csrc/torch/exports.map")
 set_target_properties(dsa_ops_torch PROPERTIES
+  LINK_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/torch/exports.map"
   BUILD_RPATH "$ORIGIN" INSTALL_RPATH "$ORIGIN" BUILD_WITH_INSTALL_RPATH ON)
