@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from ..formats import INDEX_HEAD_COUNTS, MAX_ATTENTION_HEADS, MLA_ROPE_DIM
 
+MAX_TOP_K = 4096
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -50,6 +52,11 @@ class DsaConfig:
         if not 1 <= self.num_heads <= MAX_ATTENTION_HEADS:
             raise ValueError(
                 f"DsaConfig: num_heads must be 1 to {MAX_ATTENTION_HEADS}, got {self.num_heads}"
+            )
+
+        if not 1 <= self.index_topk <= MAX_TOP_K:
+            raise ValueError(
+                f"DsaConfig: index_topk must be 1 to {MAX_TOP_K}, got {self.index_topk}"
             )
 
     @property

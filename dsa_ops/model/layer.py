@@ -128,7 +128,7 @@ class DsaAttention(nn.Module):
     def prefill(
         self, hidden: Tensor, cache: LayerCache, request: int = 0, *, chunk_tokens: int = 4096
     ) -> Tensor:
-        """Appends the tokens ``hidden[T, hidden_size]`` to one request; returns ``[T, hidden_size]``.
+        """Appends the tokens ``hidden[T, hidden_size]`` to one request; returns their outputs.
 
         Tokens run in chunks of ``chunk_tokens``, which bounds temporaries and changes nothing else.
         """

@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from ..formats import INDEX_HEAD_DIM, MLA_ROPE_DIM
+from ..formats import INDEX_HEAD_DIM
+from ..reference.prepare import layer_norm, rotate_index_vectors
 from .caches import LayerCache, Step
 from .config import DsaConfig
-from .rope import apply_rope
 
 _SOFTMAX_SCALE = INDEX_HEAD_DIM**-0.5
 
@@ -120,22 +119,24 @@ class Fp8Steps(_Steps):
 class Float32Steps(_Steps):
     """The same layer with float32 caches; ``ops`` is ``dsa_ops.reference``."""
 
-    def _rotate(self, x: Tensor, cos_sin: Tensor) -> Tensor:
-        rope, rest = x.split([MLA_ROPE_DIM, INDEX_HEAD_DIM - MLA_ROPE_DIM], dim=-1)
-        rope = apply_rope(rope, cos_sin, interleaved=self.config.index_rope_interleaved)
-        return torch.cat([rope, rest], dim=-1)
+    def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        return rotate_index_vectors(
+            x,
+            positions,
+            self.cos_sin,
+            interleaved=self.config.index_rope_interleaved,
+            hadamard=self.config.index_hadamard,
+        )
 
     def store(self, cache: LayerCache, step: Step, keys: NewKeys) -> None:
         norm = keys.index_norm
-        index = functional.layer_norm(
-            keys.index, (INDEX_HEAD_DIM,), norm.weight, norm.bias, norm.eps
-        )
-        cache.index.flatten(0, 1)[step.slots] = self._rotate(index, self.cos_sin[step.positions])
+        index = layer_norm(keys.index, norm.weight, norm.bias, norm.eps)
+        cache.index.flatten(0, 1)[step.slots] = self._rotate(index, step.positions)
         cache.mla.flatten(0, 1)[step.slots] = torch.cat([keys.latent, keys.rope], dim=-1)
 
     def select_decode(self, cache: LayerCache, step: Step, query: IndexQuery) -> Tensor:
         """int32 [B * n, index_topk] slots, request by request."""
-        q = self._rotate(query.q, self.cos_sin[step.positions][:, None])
+        q = self._rotate(query.q, step.positions[:, None])
         weights = query.weights * (_SOFTMAX_SCALE * self.config.index_heads**-0.5)
         batch, n = step.context_lens.shape
         selected = []
