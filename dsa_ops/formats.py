@@ -62,7 +62,10 @@ def index_cache_views(index_cache: Tensor) -> tuple[Tensor, Tensor]:
 
 def mla_cache_views(mla_cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Views of the latent ``e4m3[pages, page, 512]``, its scales ``f32[pages, page, 4]`` and the
-    RoPE part ``bf16[pages, page, 64]`` of an MLA cache ``uint8[pages, page, 656]``."""
+    RoPE part ``bf16[pages, page, 64]`` of an MLA cache ``[pages, page, 656]`` or ``[pages, page, 1,
+    656]``, uint8 or e4m3."""
+    if mla_cache.dim() == 4:
+        mla_cache = mla_cache.squeeze(2)
     latent = mla_cache[..., :MLA_LATENT_DIM].view(FP8)
     scales = mla_cache[..., MLA_LATENT_DIM : MLA_LATENT_DIM + 16].view(torch.float32)
     rope = mla_cache[..., MLA_LATENT_DIM + 16 :].view(torch.bfloat16)
