@@ -1,0 +1,78 @@
+"""The indexer, top-k and attention ops under torch.library.opcheck and torch.compile."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import dsa_ops
+from dsa_ops._library import OPS
+from dsa_ops.formats import FP8
+from tests.select_arguments import GOOD_ARGUMENTS, Arguments, without_options
+
+#: What a public function takes in place of the outputs of its schema.
+SHAPE_ARGUMENTS = {
+    "paged_indexer_logits": {"max_context_len": 100},
+    "topk": {"top_k": 7},
+    "indexer_topk": {"top_k": 3},
+    "paged_indexer_topk": {"top_k": 5},
+}
+
+
+def outputs_of(op: str) -> list[str]:
+    schema = OPS[op].overload._schema.arguments
+    return [argument.name for argument in schema if argument.alias_info is not None]
+
+
+def public_arguments(op: str) -> Arguments:
+    """Keyword arguments of the public function, without ``out``."""
+    outputs = outputs_of(op)
+    inputs = {name: value for name, value in GOOD_ARGUMENTS[op]().items() if name not in outputs}
+    return inputs | SHAPE_ARGUMENTS.get(op, {})
+
+
+def in_bytes(arguments: Arguments) -> dict[str, Tensor]:
+    """Copies of the tensors, comparable whatever their dtype."""
+    return {
+        name: value.clone().view(torch.uint8)
+        for name, value in arguments.items()
+        if isinstance(value, Tensor)
+    }
+
+
+@pytest.mark.parametrize("with_options", [True, False])
+@pytest.mark.parametrize("op", GOOD_ARGUMENTS)
+def test_opcheck(op: str, with_options: bool) -> None:
+    arguments = GOOD_ARGUMENTS[op]()
+    if not with_options:
+        arguments = without_options(op, arguments)
+    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    if not any(isinstance(value, Tensor) and value.dtype == FP8 for value in arguments.values()):
+        # It compares inputs with arithmetic that torch lacks for e4m3, where
+        # test_only_outputs_change has to do.
+        checks.append("test_schema")
+    torch.library.opcheck(OPS[op].overload, tuple(arguments.values()), test_utils=checks)
+
+
+@pytest.mark.parametrize("op", GOOD_ARGUMENTS)
+def test_only_outputs_change(op: str) -> None:
+    arguments = GOOD_ARGUMENTS[op]()
+    outputs = outputs_of(op)
+    for name in outputs:
+        arguments[name].fill_(77)
+    before = in_bytes(arguments)
+    OPS[op].overload(*arguments.values())
+    after = in_bytes(arguments)
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert changed == outputs
+    assert not any((arguments[name] == 77).any() for name in outputs)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("op", GOOD_ARGUMENTS)
+def test_compiled_equals_eager(op: str, dynamic: bool) -> None:
+    function, arguments = getattr(dsa_ops, op), public_arguments(op)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    expected = function(**arguments)
+    torch.testing.assert_close(compiled(**arguments), expected, rtol=0, atol=0)
