@@ -96,7 +96,7 @@ def indexer_topk() -> Arguments:
     arguments = indexer_logits()
     del arguments["clean"], arguments["logits"]
     return arguments | {
-        "block_table": ints([2], [1]),
+        "block_table": ints([2, 0], [1, 3]),
         "row_to_request": ints(0, 0, 1, 1),
         "indices": torch.zeros(4, 3, dtype=torch.int32),
     }
@@ -153,3 +153,34 @@ def without_options(op: str, arguments: Arguments) -> Arguments:
     schema = OPS[op].overload._schema.arguments
     optional = [a.name for a in schema if isinstance(a.type, torch.OptionalType)]
     return {name: None if name in optional else value for name, value in arguments.items()}
+
+
+#: What a public function takes in place of the outputs of its schema.
+SHAPE_ARGUMENTS = {
+    "paged_indexer_logits": {"max_context_len": 100},
+    "topk": {"top_k": 7},
+    "indexer_topk": {"top_k": 3},
+    "paged_indexer_topk": {"top_k": 5},
+}
+
+
+def outputs_of(op: str) -> list[str]:
+    schema = OPS[op].overload._schema.arguments
+    return [argument.name for argument in schema if argument.alias_info is not None]
+
+
+def public_arguments(op: str) -> Arguments:
+    """Keyword arguments of the public function, without ``out``."""
+    outputs = outputs_of(op)
+    inputs = {name: value for name, value in GOOD_ARGUMENTS[op]().items() if name not in outputs}
+    return inputs | SHAPE_ARGUMENTS.get(op, {})
+
+
+def opcheck(op: str, arguments: Arguments) -> None:
+    """torch.library.opcheck of the op on the arguments of its schema."""
+    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    if not any(isinstance(value, Tensor) and value.dtype == FP8 for value in arguments.values()):
+        # It compares inputs with arithmetic that torch lacks for e4m3, where
+        # test_only_outputs_change has to do.
+        checks.append("test_schema")
+    torch.library.opcheck(OPS[op].overload, tuple(arguments.values()), test_utils=checks)

@@ -8,28 +8,14 @@ from torch import Tensor
 
 import dsa_ops
 from dsa_ops._library import OPS
-from dsa_ops.formats import FP8
-from tests.select_arguments import GOOD_ARGUMENTS, Arguments, without_options
-
-#: What a public function takes in place of the outputs of its schema.
-SHAPE_ARGUMENTS = {
-    "paged_indexer_logits": {"max_context_len": 100},
-    "topk": {"top_k": 7},
-    "indexer_topk": {"top_k": 3},
-    "paged_indexer_topk": {"top_k": 5},
-}
-
-
-def outputs_of(op: str) -> list[str]:
-    schema = OPS[op].overload._schema.arguments
-    return [argument.name for argument in schema if argument.alias_info is not None]
-
-
-def public_arguments(op: str) -> Arguments:
-    """Keyword arguments of the public function, without ``out``."""
-    outputs = outputs_of(op)
-    inputs = {name: value for name, value in GOOD_ARGUMENTS[op]().items() if name not in outputs}
-    return inputs | SHAPE_ARGUMENTS.get(op, {})
+from tests.select_arguments import (
+    GOOD_ARGUMENTS,
+    Arguments,
+    opcheck,
+    outputs_of,
+    public_arguments,
+    without_options,
+)
 
 
 def in_bytes(arguments: Arguments) -> dict[str, Tensor]:
@@ -47,12 +33,7 @@ def test_opcheck(op: str, with_options: bool) -> None:
     arguments = GOOD_ARGUMENTS[op]()
     if not with_options:
         arguments = without_options(op, arguments)
-    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
-    if not any(isinstance(value, Tensor) and value.dtype == FP8 for value in arguments.values()):
-        # It compares inputs with arithmetic that torch lacks for e4m3, where
-        # test_only_outputs_change has to do.
-        checks.append("test_schema")
-    torch.library.opcheck(OPS[op].overload, tuple(arguments.values()), test_utils=checks)
+    opcheck(op, arguments)
 
 
 @pytest.mark.parametrize("op", GOOD_ARGUMENTS)
