@@ -1,75 +1,36 @@
-// The indexer's entry points: argument checks, plan, tensor maps, launch.
+// The indexer's entry points: plan, tensor maps, launch.
 #include "dsa_ops/indexer.h"
 
-#include <algorithm>
-#include <array>
 #include <cstdint>
+#include <vector>
 
+#include "kernels/indexer/checks.h"
 #include "kernels/indexer/launchers.h"
 #include "kernels/indexer/tensor_map.h"
 #include "kernels/indexer/traits.h"
 #include "kernels/launch.h"
+#include "kernels/topk/row_lengths.h"
 
 namespace dsa_ops {
 namespace {
 
 using indexer::kHeadDim;
-using indexer::kPageBytes;
 using indexer::kPageKeys;
 using indexer::kStageKeys;
 
-// Positions are 32-bit in the kernels, with a tile to spare.
-constexpr int64_t kMaxExtent = INT32_MAX - 4 * kStageKeys;
-
-// The first failed check of a call, or ok.
-class Checks {
- public:
-  explicit Checks(char const* op) : op_(op) {}
-
-  void extent(char const* argument, int64_t value) {
-    if (value >= 0 && value <= kMaxExtent) return;
-    fail(make_status(StatusCode::kInvalidArgument, "%s: %s must be in [0, %lld], got %lld", op_,
-                     argument, static_cast<long long>(kMaxExtent), static_cast<long long>(value)));
-  }
-  void heads(int32_t value) {
-    if (value == 8 || value == 16 || value == 32 || value == 64) return;
-    fail(make_status(StatusCode::kInvalidArgument,
-                     "%s: num_heads must be 8, 16, 32 or 64, got %d", op_, value));
-  }
-  void aligned(char const* argument, void const* pointer) {
-    if (reinterpret_cast<uintptr_t>(pointer) % 16 == 0) return;
-    fail(make_status(StatusCode::kInvalidArgument,
-                     "%s: %s must be aligned to 16 bytes, got address %p", op_, argument, pointer));
-  }
-  // The stride of a dimension of `size` entries, which is free when there is only one.
-  void stride(char const* argument, int64_t size, int64_t value) {
-    if (size <= 1 || (value >= 0 && value % 16 == 0)) return;
-    fail(make_status(StatusCode::kInvalidArgument,
-                     "%s: %s must be a multiple of 16 bytes, got %lld", op_, argument,
-                     static_cast<long long>(value)));
-  }
-  Status const& status() const { return status_; }
-
- private:
-  void fail(Status const& status) {
-    if (status_.ok()) status_ = status;
-  }
-
-  char const* op_;
-  Status status_;
-};
-
-Status check(IndexerLogitsParams const& p, char const* op) {
-  Checks checks(op);
-  checks.extent("num_rows", p.num_rows);
-  checks.extent("num_keys", p.num_keys);
-  checks.heads(p.num_heads);
-  checks.aligned("q", p.q);
-  checks.stride("q_row_stride", p.num_rows, p.q_row_stride);
-  checks.stride("q_head_stride", p.num_heads, p.q_head_stride);
-  checks.aligned("k", p.k);
-  checks.stride("k_stride", p.num_keys, p.k_stride);
-  return checks.status();
+Status encode_maps(PagedIndexerLogitsParams const& p, int32_t tile_rows, indexer::PagedArgs* args,
+                   char const* op) {
+  indexer::TensorMapDim const queries[] = {{kHeadDim, 0, kHeadDim},
+                                           {p.num_heads, p.q_head_stride, p.num_heads},
+                                           {p.next_n, p.q_token_stride, tile_rows},
+                                           {p.batch, p.q_batch_stride, 1}};
+  Status const status = indexer::encode_tensor_map(&args->query_map, p.q, queries, 4, op);
+  // A cache without pages has no map, and the kernel no page to load through it.
+  if (!status.ok() || p.num_pages == 0) return status;
+  indexer::TensorMapDim const pages[] = {{kHeadDim, 0, kHeadDim},
+                                         {kPageKeys, kHeadDim, kPageKeys},
+                                         {p.num_pages, p.page_stride_bytes, 1}};
+  return indexer::encode_tensor_map(&args->key_map, p.index_cache, pages, 3, op);
 }
 
 }  // namespace
@@ -78,7 +39,7 @@ inline namespace v0 {
 
 Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcept {
   constexpr char const* kOp = "indexer_logits";
-  Status status = check(p, kOp);
+  Status status = indexer::check_arguments(p, kOp);
   if (!status.ok() || p.num_rows == 0 || p.num_keys == 0) return status;
   DeviceProperties device;
   status = current_device(&device, kOp);
@@ -112,5 +73,49 @@ Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcep
   return indexer::launch_ragged(args, p.num_heads, p.clean, plan.grid, stream);
 }
 
+Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stream) noexcept {
+  constexpr char const* kOp = "paged_indexer_logits";
+  Status status = indexer::check_arguments(p, kOp);
+  if (!status.ok() || p.batch * p.next_n == 0 || p.max_context_len == 0) return status;
+  DeviceProperties device;
+  status = current_device(&device, kOp);
+  if (!status.ok()) return status;
+
+  indexer::PagedPlan const plan =
+      indexer::plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n),
+                          static_cast<int32_t>(p.max_context_len), device.num_sms);
+  indexer::PagedArgs args{};
+  status = encode_maps(p, plan.tile_rows, &args, kOp);
+  if (!status.ok()) return status;
+
+  args.index_cache = static_cast<uint8_t const*>(p.index_cache);
+  args.page_stride_bytes = p.page_stride_bytes;
+  args.num_pages = p.num_pages;
+  args.weights = p.weights;
+  args.weights_row_stride = p.weights_row_stride;
+  args.lengths = indexer::row_lengths_of(p);
+  args.block_table = p.block_table;
+  args.block_table_stride = p.block_table_stride;
+  args.logits = p.logits;
+  args.logits_row_stride = p.logits_row_stride;
+  args.tiles_per_request = plan.tiles_per_request;
+  args.row_tiles = plan.row_tiles;
+  args.max_context_len = static_cast<int32_t>(p.max_context_len);
+  return indexer::launch_paged(args, p.num_heads, plan, stream);
+}
+
 }  // namespace v0
+
+KernelList indexer_kernels() {
+  static std::vector<KernelEntry> const kEntries = [] {
+    std::vector<KernelEntry> entries;
+    for (KernelList const list : {indexer::ragged_kernels(), indexer::paged_kernels()}) {
+      entries.insert(entries.end(), list.entries, list.entries + list.count);
+    }
+    entries.push_back(topk_detail::row_lengths_kernel());  // serves paged_indexer_topk
+    return entries;
+  }();
+  return KernelList{kEntries.data(), static_cast<int>(kEntries.size())};
+}
+
 }  // namespace dsa_ops

@@ -9,6 +9,7 @@ namespace dsa_ops::indexer {
 
 template <auto kKernel, class Storage, class Args>
 Status launch_kernel(Args const& args, int32_t grid, cudaStream_t stream, char const* op) {
+  static_assert(sizeof(Storage) <= 227 * 1024, "A block's shared memory must fit an SM.");
   Status const status = allow_shared_memory<kKernel>(sizeof(Storage), op);
   if (!status.ok()) return status;
   cudaLaunchConfig_t config{};

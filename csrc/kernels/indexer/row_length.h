@@ -1,6 +1,10 @@
 // How many keys a row of a paged call sees.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+
+#include "dsa_ops/indexer.h"
+#include "kernels/indexer/traits.h"
 
 namespace dsa_ops::indexer {
 
@@ -19,5 +23,13 @@ struct RowLengths {
   }
 #endif
 };
+
+inline RowLengths row_lengths_of(PagedIndexerLogitsParams const& params) {
+  int64_t const max_length =
+      std::min(params.max_context_len, params.pages_per_request * int64_t{kPageKeys});
+  return RowLengths{params.context_lens, params.context_lens_stride,
+                    static_cast<int32_t>(params.next_n), static_cast<int32_t>(max_length),
+                    params.context_lens_per_token};
+}
 
 }  // namespace dsa_ops::indexer

@@ -62,6 +62,19 @@ struct RingPosition {
   }
 };
 
+// Run by one thread; __syncthreads then publishes the barriers.
+__device__ __forceinline__ void init_barriers(Barriers& barriers) {
+  for (int i = 0; i < kQueryStages; ++i) {
+    ptx::mbarrier_init(&barriers.query_full[i], 1);
+    ptx::mbarrier_init(&barriers.query_empty[i], kMathWarps);
+  }
+  for (int i = 0; i < kKeyStages; ++i) {
+    ptx::mbarrier_init(&barriers.key_full[i], 1);
+    ptx::mbarrier_init(&barriers.key_empty[i], kMathWarps);
+  }
+  ptx::fence_mbarrier_init();
+}
+
 // The descriptor of a tile that lies `bytes` further. Only the low word of a descriptor varies: a
 // 64-bit addition would cost carries in the main loop.
 __device__ __forceinline__ uint64_t descriptor_at(uint64_t descriptor, uint32_t bytes) {
@@ -144,18 +157,17 @@ struct MathRegisters {
   float weights[Tile::kBanks][Tile::kWeights];
 };
 
-// Scores the warpgroup's 64 keys; `keys` and `queries` are descriptors. Calls `emit(query, logit)` for every
-// pair of the tile's queries, with the even query of the pair, and `release()` once no wgmma reads
-// the keys any more. No wgmma is in flight before or after: with one left in flight across the
-// caller's loop, ptxas would serialise them all.
+// Scores the warpgroup's 64 keys; `keys` and `queries` are descriptors. Calls `emit(query, logit)`
+// for every pair of the tile's queries, with the even query of the pair, and `release()` once no
+// wgmma reads the keys any more. No wgmma is in flight before or after: with one left in flight
+// across the caller's loop, ptxas would serialise them all.
 template <class Tile, class Release, class Emit>
 __device__ __forceinline__ void score_keys(MathRegisters<Tile>& registers, uint64_t keys,
                                            uint64_t queries, float scale, int lane,
                                            Release const& release, Emit const& emit) {
 #pragma unroll
   for (int b = 0; b < Tile::kBanks; ++b) {
-    start_bank<Tile>(registers.banks[b], keys,
-                     descriptor_at(queries, b * Tile::kBankBytes));
+    start_bank<Tile>(registers.banks[b], keys, descriptor_at(queries, b * Tile::kBankBytes));
   }
 #pragma unroll
   for (int b = 0; b < Tile::kBanks; ++b) {

@@ -48,8 +48,7 @@ __device__ __forceinline__ int32_t clamp_key(int32_t key, int32_t num_keys) {
 }
 
 template <class Tile>
-__device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t unit,
-                                                      int lane) {
+__device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t unit, int lane) {
   RaggedWork plan;
   int32_t const row_tiles = args.units / args.chunks;
   plan.first_row = (row_tiles - 1 - unit / args.chunks) * Tile::kQueries;
@@ -148,8 +147,8 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
   RingPosition<kQueryStages> queries;
   RingPosition<kKeyStages> keys;
   MathRegisters<Tile> registers;
-  uint64_t const first_keys = k_major_descriptor(ptx::shared_address(shared.keys) +
-                                                 warp / 4 * kWarpgroupKeys * kHeadDim);
+  uint64_t const first_keys =
+      k_major_descriptor(ptx::shared_address(shared.keys) + warp / 4 * kWarpgroupKeys * kHeadDim);
   int const lane_query = query_of_lane(lane);
 
   for (;;) {
@@ -211,15 +210,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&args.query_map);
     ptx::prefetch_tensor_map(&args.key_map);
-    for (int i = 0; i < kQueryStages; ++i) {
-      ptx::mbarrier_init(&shared.query_full[i], 1);
-      ptx::mbarrier_init(&shared.query_empty[i], kMathWarps);
-    }
-    for (int i = 0; i < kKeyStages; ++i) {
-      ptx::mbarrier_init(&shared.key_full[i], 1);
-      ptx::mbarrier_init(&shared.key_empty[i], kMathWarps);
-    }
-    ptx::fence_mbarrier_init();
+    init_barriers(shared);
   }
   __syncthreads();
 

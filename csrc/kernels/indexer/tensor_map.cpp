@@ -36,7 +36,8 @@ Status encode_tensor_map(CUtensorMap* map, void const* base, TensorMapDim const*
     box[i] = static_cast<cuuint32_t>(dims[i].box);
     element_strides[i] = 1;
     // The stride of a dimension of size 1 may be anything in a tensor, but not in a map.
-    if (i > 0) strides[i - 1] = dims[i].size > 1 ? static_cast<cuuint64_t>(dims[i].stride_bytes) : 128;
+    if (i > 0)
+      strides[i - 1] = dims[i].size > 1 ? static_cast<cuuint64_t>(dims[i].stride_bytes) : 128;
   }
   CUresult const result =
       encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, static_cast<cuuint32_t>(rank),

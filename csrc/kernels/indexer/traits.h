@@ -28,8 +28,9 @@ inline constexpr int kFillerWarps = kThreads / 32 - kFillerWarp;
 inline constexpr int kLaunchRegisters = 168;
 inline constexpr int kMathRegisters = 232;
 inline constexpr int kProducerRegisters = 40;
-static_assert(kMathWarpgroups * kMathRegisters + kProducerRegisters <= 3 * kLaunchRegisters,
-              "The register split must fit what the launch allocates, or setmaxnreg never returns.");
+static_assert(
+    kMathWarpgroups * kMathRegisters + kProducerRegisters <= 3 * kLaunchRegisters,
+    "The register split must fit what the launch allocates, or setmaxnreg never returns.");
 
 // The queries scored against a stage of keys: `Banks` accumulator banks of `BankQueries` queries.
 // A bank is one wgmma wide: its columns are (query, head) pairs, the head running fastest.
@@ -44,7 +45,8 @@ struct QueryTile {
   static constexpr int kWeights = kColumns / 4;       // per thread and bank
   static constexpr int kBankBytes = kColumns * kHeadDim;
   static constexpr int kQueryBytes = kBanks * kBankBytes;
-  static_assert(kColumns % 8 == 0 && kColumns <= 128, "A bank must be a wgmma of up to 128 columns.");
+  static_assert(kColumns % 8 == 0 && kColumns <= 128,
+                "A bank must be a wgmma of up to 128 columns.");
   static_assert(BankQueries == 1 || BankQueries % 2 == 0, "The epilogue takes queries in pairs.");
   static_assert(kQueries <= 32, "The producer holds one query row per lane.");
 };
@@ -55,7 +57,8 @@ using RaggedTile = QueryTile<Heads, 128 / Heads, 2>;
 
 // Paged decode scores up to 4 rows of a request at once: a second bank only for 4 rows of 64 heads.
 template <int Heads, int Rows>
-using PagedTile = QueryTile<Heads, Heads * Rows <= 128 ? Rows : Rows / 2, Heads * Rows <= 128 ? 1 : 2>;
+using PagedTile =
+    QueryTile<Heads, Heads * Rows <= 128 ? Rows : Rows / 2, Heads * Rows <= 128 ? 1 : 2>;
 
 struct RowRange {
   int32_t begin;
@@ -66,25 +69,22 @@ struct RowRange {
 struct RaggedUnit {
   int32_t tiles;  // stages of keys to score; 0: no more work
   int32_t first_row;
-  int32_t scan_begin;               // first key scored
-  int32_t store_end;                // keys at and after it are not stored
-  RowRange rows[32];                // each row's range
+  int32_t scan_begin;  // first key scored
+  int32_t store_end;   // keys at and after it are not stored
+  RowRange rows[32];   // each row's range
 };
 
-struct PagedUnit {
-  int32_t tiles;
+struct PagedPiece {
+  int32_t stages;  // pairs of pages to score; 0: no more work
   int32_t first_row;
-  int32_t rows;        // of the tile, that exist
-  int32_t scan_begin;
-  int32_t store_end;
+  int32_t rows;        // of the tile that exist
+  int32_t scan_begin;  // first key scored
+  int32_t store_end;   // keys at and after it are not stored
   int32_t row_lengths[4];
 };
 
-template <class Tile>
-struct alignas(1024) RaggedStorage {
-  alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
-  alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
-  RaggedUnit units[kQueryStages];
+// The `full` barriers get one arrival (the producer's), the `empty` ones one per math warp.
+struct Barriers {
   uint64_t query_full[kQueryStages];
   uint64_t query_empty[kQueryStages];
   uint64_t key_full[kKeyStages];
@@ -92,16 +92,19 @@ struct alignas(1024) RaggedStorage {
 };
 
 template <class Tile>
-struct alignas(1024) PagedStorage {
+struct alignas(1024) RaggedStorage : Barriers {
+  alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
+  alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
+  RaggedUnit units[kQueryStages];
+};
+
+template <class Tile>
+struct alignas(1024) PagedStorage : Barriers {
   alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
   alignas(16) float scales[kKeyStages][kStageKeys];
   int32_t page_present[kKeyStages][kMathWarpgroups];
-  PagedUnit units[kQueryStages];
-  uint64_t query_full[kQueryStages];
-  uint64_t query_empty[kQueryStages];
-  uint64_t key_full[kKeyStages];
-  uint64_t key_empty[kKeyStages];
+  PagedPiece pieces[kQueryStages];
 };
 
 }  // namespace dsa_ops::indexer
