@@ -50,7 +50,7 @@ Status prepare_index_q(PrepareIndexQParams const& params, cudaStream_t stream) n
   require.at_least(0, params.num_rows, "num_rows");
   int num_heads_log2 = 3;
   while (num_heads_log2 < 6 && 1 << num_heads_log2 != params.num_heads) ++num_heads_log2;
-  require.that(1 << num_heads_log2 == params.num_heads, "q", "of 8, 16, 32 or 64 heads",
+  require.that(1 << num_heads_log2 == params.num_heads, "q", "of 8 or 16 or 32 or 64 heads",
                params.num_heads);
   require.at_least(1, params.num_positions, "num_positions");
   if (params.num_rows > 0) {

@@ -39,9 +39,11 @@ __device__ __forceinline__ int64_t warp_index() {
   return int64_t{blockIdx.x} * kWarpsPerBlock + static_cast<int>(threadIdx.x) / 32;
 }
 
-template <class T>
-__device__ __forceinline__ T* byte_offset(T* base, int64_t bytes) {
-  return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(base) + bytes);
+__device__ __forceinline__ void* byte_offset(void* base, int64_t bytes) {
+  return static_cast<char*>(base) + bytes;
+}
+__device__ __forceinline__ void const* byte_offset(void const* base, int64_t bytes) {
+  return static_cast<char const*>(base) + bytes;
 }
 
 // Widens the 8 bf16 values of 16 bytes, exactly.
