@@ -10,7 +10,7 @@ target_compile_definitions(dsa_ops_torch PRIVATE
 target_include_directories(dsa_ops_torch PRIVATE "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
 target_include_directories(dsa_ops_torch SYSTEM PRIVATE "${DSA_OPS_TORCH_DIR}/include")
 # torch is loaded by the time this library is; it is found by soname, without a path.
-target_link_libraries(dsa_ops_torch PRIVATE dsa_ops
+target_link_libraries(dsa_ops_torch PRIVATE dsa_ops CUDA::cudart_static
   "-Wl,--push-state,--no-as-needed" "${DSA_OPS_TORCH_DIR}/lib/libtorch.so"
   "${DSA_OPS_TORCH_DIR}/lib/libtorch_cpu.so" "-Wl,--pop-state")
 # Loading it registers the ops; it exports nothing.

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import pytest
-from gates.native_build import CORE_LIBRARY, cuobjdump, require_native, run_tool
-from gates.sass import Expectation, Kernel, architectures, kernels, problems, unqualified_name
+
+from tests.gates.native_build import CORE_LIBRARY, cuobjdump, require_native, run_tool
+from tests.gates.sass import Expectation, Kernel, architectures, kernels, problems, unqualified_name
 
 # Instructions that each kernel must hold: HGMMA and QGMMA are 16-bit and 8-bit wgmma, UTMALDG a
 # tensor-map load, UBLKCP a bulk copy, LDGSTS cp.async. Every kernel of the library has a row; its
 # register cap comes from the library's own kernel table.
-REQUIRED = {
-    "sparse_mla_kernel": {"HGMMA"},
+REQUIRED: dict[str, set[str]] = {
     "combine_kernel": set(),
+    "gather_index_cache_kernel": set(),
+    "gather_mla_cache_kernel": set(),
+    "merge_states_kernel": set(),
+    "prepare_index_k_kernel": set(),
+    "prepare_index_q_kernel": set(),
+    "sparse_mla_kernel": {"HGMMA"},
+    "topk_kernel": set(),
+    "write_index_cache_kernel": set(),
+    "write_mla_cache_kernel": set(),
 }
 
 SASS = """\
