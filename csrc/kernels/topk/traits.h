@@ -39,8 +39,8 @@ struct Selection {
 
 // Followed by the keys (capacity_keys x 4 bytes) and the winners' positions (top_k x 4 bytes).
 struct alignas(128) SharedStorage {
-  uint32_t histogram[2][kBins];       // rounds alternate, so that peers read one while the other
-  uint32_t coarse[2][kCoarseBins];    // is being prepared; coarse bins sum 32 bins each
+  uint32_t histogram[2][kBins];     // rounds alternate, so that peers read one while the other
+  uint32_t coarse[2][kCoarseBins];  // is being prepared; coarse bins sum 32 bins each
   uint32_t warp_totals[2][kWarps];
   Selection selection;
 };
