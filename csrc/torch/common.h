@@ -1,13 +1,12 @@
 // Shared by the bindings: argument checks that name what was expected and what came, the current
 // stream, and the conversion of a Status into an exception.
 #pragma once
+#include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-
-#include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <initializer_list>
@@ -71,12 +70,13 @@ class Checker {
   // Any of the given dtypes.
   void dtype(Tensor const& tensor, char const* argument,
              std::initializer_list<ScalarType> accepted) const {
+    ScalarType const given = tensor.scalar_type();
     std::string expected;
     for (ScalarType type : accepted) {
-      if (tensor.scalar_type() == type) return;
+      if (given == type) return;
       expected += (expected.empty() ? "" : " or ") + std::string(type_name(type));
     }
-    fail(argument, expected, type_name(tensor.scalar_type()));
+    fail(argument, expected, type_name(given));
   }
 
   // Rank and sizes; -1 accepts any size. The text is the shape as the documentation writes it.
@@ -88,25 +88,27 @@ class Checker {
       matches = matches && (size < 0 || tensor.size(i) == size);
       ++i;
     }
-    require(matches, argument, std::string("of shape ") + text, shape_text(tensor));
+    if (!matches) fail(argument, std::string("of shape ") + text, shape_text(tensor));
   }
 
   void last_dim_contiguous(Tensor const& tensor, char const* argument) const {
-    if (tensor.dim() == 0 || tensor.size(tensor.dim() - 1) <= 1) return;
-    require(tensor.stride(tensor.dim() - 1) == 1, argument, "contiguous in its last dimension",
-            "stride " + std::to_string(tensor.stride(tensor.dim() - 1)));
+    int64_t const last = tensor.dim() - 1;
+    if (last < 0 || tensor.size(last) <= 1 || tensor.stride(last) == 1) return;
+    fail(argument, "contiguous in its last dimension",
+         "stride " + std::to_string(tensor.stride(last)));
   }
 
   // Base address and every stride but the last a multiple of 16 bytes.
   void aligned_16(Tensor const& tensor, char const* argument) const {
     int64_t const bytes = tensor.element_size();
     for (int64_t i = 0; i + 1 < tensor.dim(); ++i) {
-      if (tensor.size(i) <= 1) continue;
-      require(tensor.stride(i) * bytes % 16 == 0, argument, "aligned to 16 bytes in every stride",
-              "a stride of " + std::to_string(tensor.stride(i) * bytes) + " bytes");
+      if (tensor.size(i) <= 1 || tensor.stride(i) * bytes % 16 == 0) continue;
+      fail(argument, "aligned to 16 bytes in every stride",
+           "a stride of " + std::to_string(tensor.stride(i) * bytes) + " bytes");
     }
-    require(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0, argument,
-            "aligned to 16 bytes", "a misaligned base address");
+    if (reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 != 0) {
+      fail(argument, "aligned to 16 bytes", "a misaligned base address");
+    }
   }
 
   // All tensors on the device of the first, and that a CUDA device. Called after the other checks.
@@ -114,11 +116,10 @@ class Checker {
       std::initializer_list<std::pair<char const*, Tensor const*>> tensors) const {
     auto const& [first_name, first] = *tensors.begin();
     for (auto const& [name, tensor] : tensors) {
-      if (tensor == nullptr) continue;
-      require(tensor->device() == first->device(), name,
-              std::string("on the device of ") + first_name, "another device");
+      if (tensor == nullptr || tensor->device() == first->device()) continue;
+      fail(name, std::string("on the device of ") + first_name, "another device");
     }
-    require(first->is_cuda(), first_name, "on a CUDA device", "a tensor on another device");
+    if (!first->is_cuda()) fail(first_name, "on a CUDA device", "a tensor on another device");
   }
 
  private:

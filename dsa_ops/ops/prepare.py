@@ -34,7 +34,7 @@ def _check_prepare_index_q(
     checker.dtype(q_out, "q_out", FP8)
     check_head_vectors(checker, q_out, "q_out", (rows, heads))
     check_weights(checker, weights_out, "weights_out", (rows, heads))
-    checker.require(heads in INDEX_HEAD_COUNTS, "q", "of 8, 16, 32 or 64 heads", heads)
+    checker.require(heads in INDEX_HEAD_COUNTS, "q", "of 8 or 16 or 32 or 64 heads", heads)
     checker.same_device(
         q=q,
         positions=positions,

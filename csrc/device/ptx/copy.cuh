@@ -10,8 +10,8 @@ namespace dsa_ops::ptx {
 
 // Copies 16 bytes, or writes 16 zero bytes without reading when `valid` is false.
 __device__ __forceinline__ void cp_async_16(uint32_t shared_dst, void const* src, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_dst),
-               "l"(src), "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_dst), "l"(src),
+               "r"(valid ? 16 : 0)
                : "memory");
 }
 

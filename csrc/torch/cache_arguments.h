@@ -1,0 +1,98 @@
+// Checks of the paged caches and of what comes with them, shared by every binding that takes one;
+// mirrors dsa_ops/ops/_cache_arguments.py.
+#pragma once
+#include "dsa_ops/caches.h"
+#include "torch/common.h"
+
+namespace dsa_ops::binding {
+
+// Strides of dimensions of size 1 and less mean nothing and may be anything.
+inline int64_t stride_of(Tensor const& tensor, int64_t dim) {
+  return tensor.size(dim) > 1 ? tensor.stride(dim) : 0;
+}
+
+struct PagedCache {
+  int64_t num_pages;
+  int64_t page_size;
+  int64_t page_stride_bytes;
+};
+
+inline PagedCache check_cache_layout(Checker const& check, Tensor const& cache,
+                                     char const* argument, int64_t token_bytes) {
+  int64_t const page_bytes = cache.size(1) * token_bytes;
+  int64_t const page_stride = cache.size(0) > 1 ? cache.stride(0) : page_bytes;
+  auto const stride = [](int64_t bytes) {
+    return "a stride of " + std::to_string(bytes) + " bytes";
+  };
+  check.last_dim_contiguous(cache, argument);
+  if (cache.size(1) > 1 && cache.stride(1) != token_bytes) {
+    check.fail(argument, "packed, " + std::to_string(token_bytes) + " bytes per token",
+               stride(cache.stride(1)));
+  }
+  if (page_stride < page_bytes) {
+    check.fail(argument, "made of pages at least " + std::to_string(page_bytes) + " bytes apart",
+               stride(page_stride));
+  }
+  if (page_stride % 16 != 0) {
+    check.fail(argument, "aligned to 16 bytes in every stride", stride(page_stride));
+  }
+  if (reinterpret_cast<uintptr_t>(cache.const_data_ptr()) % 16 != 0) {
+    check.fail(argument, "aligned to 16 bytes", "a misaligned base address");
+  }
+  return {cache.size(0), cache.size(1), page_stride};
+}
+
+// uint8 [num_pages, 64, 132] or [num_pages, 64, 1, 132], any aligned page stride.
+inline PagedCache check_index_cache(Checker const& check, Tensor const& cache,
+                                    char const* argument) {
+  check.dtype(cache, argument, {ScalarType::Byte});
+  if (cache.dim() == 4) {
+    check.shape(cache, argument, {-1, kIndexPageTokens, 1, kIndexTokenBytes},
+                "[num_pages, 64, 1, 132]");
+  } else {
+    check.shape(cache, argument, {-1, kIndexPageTokens, kIndexTokenBytes}, "[num_pages, 64, 132]");
+  }
+  return check_cache_layout(check, cache, argument, kIndexTokenBytes);
+}
+
+// uint8 or e4m3 [num_pages, page_size, 656] or [num_pages, page_size, 1, 656], any aligned page
+// stride.
+inline PagedCache check_mla_cache(Checker const& check, Tensor const& cache, char const* argument) {
+  check.dtype(cache, argument, {ScalarType::Byte, ScalarType::Float8_e4m3fn});
+  if (cache.dim() == 4) {
+    check.shape(cache, argument, {-1, -1, 1, kMlaTokenBytes}, "[num_pages, page_size, 1, 656]");
+  } else {
+    check.shape(cache, argument, {-1, -1, kMlaTokenBytes}, "[num_pages, page_size, 656]");
+  }
+  if (cache.size(1) < 1) {
+    check.fail(argument, "of page size at least 1", std::to_string(cache.size(1)));
+  }
+  return check_cache_layout(check, cache, argument, kMlaTokenBytes);
+}
+
+// A 16-byte aligned [num_tokens, columns], as the text says; `rows` of -1 accepts any number.
+inline void check_rows(Checker const& check, Tensor const& tensor, char const* argument,
+                       int64_t rows, int64_t columns, char const* text) {
+  check.shape(tensor, argument, {rows, columns}, text);
+  check.last_dim_contiguous(tensor, argument);
+  check.aligned_16(tensor, argument);
+}
+
+// A contiguous vector of the given size, which the text spells out.
+inline void check_vector(Checker const& check, Tensor const& tensor, char const* argument,
+                         ScalarType type, int64_t size, char const* text) {
+  check.dtype(tensor, argument, {type});
+  check.shape(tensor, argument, {size}, text);
+  check.last_dim_contiguous(tensor, argument);
+}
+
+inline void check_requests(Checker const& check, Tensor const& block_table,
+                           Tensor const& cu_seq_lens) {
+  check.dtype(block_table, "block_table", {ScalarType::Int});
+  check.shape(block_table, "block_table", {-1, -1}, "[num_requests, pages_per_request]");
+  check.last_dim_contiguous(block_table, "block_table");
+  check_vector(check, cu_seq_lens, "cu_seq_lens", ScalarType::Int, block_table.size(0) + 1,
+               "[num_requests + 1]");
+}
+
+}  // namespace dsa_ops::binding
