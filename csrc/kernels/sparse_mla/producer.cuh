@@ -64,7 +64,7 @@ __device__ void produce(SharedStorage<Bf16Rows<kHeadDim>>& shared, KernelArgs co
       for (int panel = 0; panel < kPanels; ++panel) {
         ptx::cp_async_16(target + panel * kPanelBytes, source + panel * 128, valid);
       }
-      if (chunk == 0) shared.token_bias[stage][row] = valid ? 0.f : -INFINITY;
+      if (chunk == 0) shared.token[stage].bias[row] = valid ? 0.f : -INFINITY;
     }
     if (block + 1 < list.num_blocks) {
 #pragma unroll
@@ -79,23 +79,16 @@ __device__ void produce(SharedStorage<Bf16Rows<kHeadDim>>& shared, KernelArgs co
   }
 }
 
-// Four e4m3 values times a scale given as a sum of two f16 values: the scale's own rounding would
-// be an error common to 128 dims, so it must not show; each product rounds once to f16.
-__device__ __forceinline__ void convert_4(uint32_t raw, uint32_t scale_high, uint32_t scale_low,
-                                          uint32_t& out_0, uint32_t& out_1) {
+// Four e4m3 values, exact in f16.
+__device__ __forceinline__ void convert_4(uint32_t raw, uint32_t& out_0, uint32_t& out_1) {
   asm("{\n"
       ".reg .b16 low, high;\n"
-      ".reg .b32 v0, v1, t0, t1;\n"
       "mov.b32 {low, high}, %2;\n"
-      "cvt.rn.f16x2.e4m3x2 v0, low;\n"
-      "cvt.rn.f16x2.e4m3x2 v1, high;\n"
-      "mul.rn.f16x2 t0, v0, %4;\n"
-      "mul.rn.f16x2 t1, v1, %4;\n"
-      "fma.rn.f16x2 %0, v0, %3, t0;\n"
-      "fma.rn.f16x2 %1, v1, %3, t1;\n"
+      "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, high;\n"
       "}"
       : "=r"(out_0), "=r"(out_1)
-      : "r"(raw), "r"(scale_high), "r"(scale_low));
+      : "r"(raw));
 }
 
 __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
@@ -108,20 +101,6 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
   return packed;
-}
-
-__device__ __forceinline__ float f16_low_to_float(uint32_t packed) {
-  float value;
-  asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.f32.f16 %0, low;\n}"
-      : "=f"(value)
-      : "r"(packed));
-  return value;
-}
-
-__device__ __forceinline__ uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
-  uint32_t product;
-  asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-  return product;
 }
 
 __device__ __forceinline__ float power_of_two(int exponent) {
@@ -154,18 +133,33 @@ struct RawToken {
   }
 };
 
-// Writes the quarter token as row `row` of a stage. Values are divided by 2^e, with e chosen per
-// token so that the largest scale becomes 32 ... 64: f16 then holds any scale a cache can hold.
+// Lane `quarter` writes what the consumers need of group `quarter`. A group whose scale is below
+// 2^-40 of the largest takes that instead, where only ratios are meant: it cannot show in a score,
+// and no partial score can overflow.
+__device__ __forceinline__ void store_token_data(TokenData<Fp8Cache>& data, RawToken const& raw,
+                                                 int row, int quarter) {
+  float4 const s = raw.address ? raw.scales : make_float4(1.f, 1.f, 1.f, 1.f);
+  float const largest = fmaxf(fmaxf(s.x, s.y), fmaxf(s.z, s.w));
+  float const own = quarter < 2 ? (quarter == 0 ? s.x : s.y) : (quarter == 2 ? s.z : s.w);
+  float const next = quarter == 0 ? s.y : quarter == 1 ? s.z : s.w;
+  float const floor = largest * 0x1p-40f;
+  float const ratio = __fdividef(fmaxf(own, floor), fmaxf(next, floor));
+  data.score_factor[quarter][row] = quarter == kGroups - 1 ? own : ratio;
+
+  int const biased_exponent = (__float_as_int(largest) >> 23) & 0xFF;
+  int const exponent = min(max(biased_exponent - 127, -100), 100);
+  float const inverse = power_of_two(-exponent);
+  data.value_scale[quarter][row] = static_cast<uint16_t>(pack_f16(own * inverse, 0.f));
+  if (quarter == 0) {
+    data.inverse[row] = inverse;
+    data.bias[row] = raw.address ? static_cast<float>(exponent) : -INFINITY;
+  }
+}
+
+// Writes the quarter token as row `row` of a stage.
 __device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, RawToken const& raw,
                                             int stage, int row, int quarter) {
   uint32_t const panels = ptx::shared_address(shared.kv[stage]);
-  float const largest = fmaxf(fmaxf(raw.scales.x, raw.scales.y), fmaxf(raw.scales.z, raw.scales.w));
-  int const biased_exponent = (__float_as_int(largest) >> 23) & 0xFF;
-  int const exponent = min(max(biased_exponent - 127 - 5, -60), 100);
-  float const inverse = power_of_two(-exponent);
-
-  float const scales[4] = {raw.scales.x * inverse, raw.scales.y * inverse, raw.scales.z * inverse,
-                           raw.scales.w * inverse};
   uint32_t const chunk_0 = swizzled_chunk(row, 2 * quarter);
   uint32_t const chunk_1 = swizzled_chunk(row, 2 * quarter + 1);
   uint4 rope[2];
@@ -175,33 +169,18 @@ __device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, Raw
       rope[0] = raw.load_16(528 + quarter * 32);
       rope[1] = raw.load_16(528 + quarter * 32 + 16);
     }
-    uint32_t const high = pack_f16(scales[panel / 2], scales[panel / 2]);
-    float const residual = scales[panel / 2] - f16_low_to_float(high);
-    uint32_t const low = pack_f16(residual, residual);
     uint4 const in = raw.latent[panel];
     uint4 first, second;
-    convert_4(in.x, high, low, first.x, first.y);
-    convert_4(in.y, high, low, first.z, first.w);
-    convert_4(in.z, high, low, second.x, second.y);
-    convert_4(in.w, high, low, second.z, second.w);
+    convert_4(in.x, first.x, first.y);
+    convert_4(in.y, first.z, first.w);
+    convert_4(in.z, second.x, second.y);
+    convert_4(in.w, second.z, second.w);
     store_shared_16(panels + panel * kPanelBytes + chunk_0, first);
     store_shared_16(panels + panel * kPanelBytes + chunk_1, second);
   }
-  uint32_t const rope_factor = pack_bf16(inverse, inverse);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    uint4 value = rope[i];
-    value.x = multiply_bf16x2(value.x, rope_factor);
-    value.y = multiply_bf16x2(value.y, rope_factor);
-    value.z = multiply_bf16x2(value.z, rope_factor);
-    value.w = multiply_bf16x2(value.w, rope_factor);
-    store_shared_16(panels + kLatentPanels * kPanelBytes + (i ? chunk_1 : chunk_0), value);
-  }
-  if (quarter == 0) {
-    shared.token_scale[stage][row] = power_of_two(exponent);
-    shared.token_inverse[stage][row] = inverse;
-    shared.token_bias[stage][row] = raw.address ? static_cast<float>(exponent) : -INFINITY;
-  }
+  store_shared_16(panels + kLatentPanels * kPanelBytes + chunk_0, rope[0]);
+  store_shared_16(panels + kLatentPanels * kPanelBytes + chunk_1, rope[1]);
+  store_token_data(shared.token[stage], raw, row, quarter);
 }
 
 // FP8 cache: an octet of lanes handles two neighbouring rows, so that the even and the odd row's

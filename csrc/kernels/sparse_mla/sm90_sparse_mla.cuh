@@ -6,13 +6,16 @@
 // A thread block works on 64 heads of one row t and one part of its index list; block order puts
 // the head tiles of a row side by side, so that the second finds the gathered rows in L2.
 //   warpgroup 0  scores (64 x 64 a block), online softmax, output dims 0 ... 255
-//   warpgroup 1  output dims 256 ... 511, with the probabilities of warpgroup 0 from shared memory
-//   warpgroup 2  gathers, converts and masks the next 64 tokens
-// Two stages of 64 tokens; V is the same bytes as K, read transposed. Registers 208 / 208 / 88.
+//   warpgroup 1  output dims 256 ... 511, with the probabilities of warpgroup 0
+//   warpgroup 2  gathers and masks the next 64 tokens
+// Two stages of 64 tokens; V is the same bytes as K, read transposed. Registers 216 / 216 / 72.
 //
-// The softmax weight of a token with power-of-two scale 2^e (FP8 cache) is kept as
-// 2^(s + e - m): its V was divided by 2^e, so this is its weight in the output, and m bounds it.
-// The row sum takes the 2^e out again. With bf16 rows e = 0.
+// FP8 cache: K and V are the e4m3 values themselves, exact in f16. Scores are accumulated by groups
+// of 128 dims, each time multiplied by the ratio of the group's scale to the next one's, so the
+// scales act in fp32: rounded into K, they would cost the lse two digits. For V the scales act on
+// the probabilities. A softmax weight is kept as 2^(s + e - m), with 2^e the token's largest scale:
+// that is its weight in the output, so f16 holds any mix of scales; the row sum takes 2^e out
+// again.
 #pragma once
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/producer.cuh"
@@ -55,20 +58,49 @@ struct FragmentPosition {
       : row(((thread >> 5) & 3) * 16 + ((thread & 31) >> 2)), column((thread & 3) * 2) {}
 };
 
+// Descriptor words between two 64-dim panels.
+inline constexpr uint64_t kPanelStep = kPanelBytes >> 4;
+
+// scores (+)= q . k over panels [first, last) of 64 dims; waits for the result.
+template <class Mma>
+__device__ __forceinline__ void multiply_panels(float (&scores)[32], uint64_t q, uint64_t k,
+                                                int first, int last, bool accumulate) {
+  pin_registers(scores);
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = first * 4; step < last * 4; ++step) {
+    uint64_t const offset = (step / 4) * kPanelStep + (step % 4) * 2;
+    wgmma_ss<Mma>(scores, q + offset, k + offset, accumulate || step != first * 4);
+  }
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<0>();
+  pin_registers(scores);
+}
+
+// Multiplies the scores of every token (column) by its factor.
+__device__ __forceinline__ void scale_tokens(float (&scores)[32],
+                                             float const (&factor)[kBlockTokens],
+                                             FragmentPosition const& at) {
+#pragma unroll
+  for (int i = 0; i < 32; ++i) scores[i] *= factor[(i >> 2) * 8 + at.column + (i & 1)];
+}
+
+// scores = q . k, with the scales of an FP8 cache applied.
 template <class Source>
-__device__ __forceinline__ void issue_scores(SharedStorage<Source> const& shared, int stage,
-                                             float (&scores)[32]) {
-  constexpr int kPanels = SharedStorage<Source>::kPanels;
+__device__ __forceinline__ void compute_scores(SharedStorage<Source> const& shared, int stage,
+                                               FragmentPosition const& at, float (&scores)[32]) {
   uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
   uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[stage]));
+  if constexpr (Source::kFp8Cache) {
 #pragma unroll
-  for (int step = 0; step < kPanels * 4; ++step) {
-    uint64_t const offset = (step / 4) * (kPanelBytes >> 4) + (step % 4) * 2;
-    if (step < kLatentPanels * 4) {
-      wgmma_ss<typename Source::ScoreMma>(scores, q + offset, k + offset, step != 0);
-    } else {
-      wgmma_ss<typename Source::RopeMma>(scores, q + offset, k + offset, true);
+    for (int group = 0; group < kGroups; ++group) {
+      multiply_panels<typename Source::ScoreMma>(scores, q, k, 2 * group, 2 * group + 2, group > 0);
+      scale_tokens(scores, shared.token[stage].score_factor[group], at);
     }
+    multiply_panels<typename Source::RopeMma>(scores, q, k, kLatentPanels, kLatentPanels + 1, true);
+  } else {
+    constexpr int kPanels = SharedStorage<Source>::kPanels;
+    multiply_panels<typename Source::ScoreMma>(scores, q, k, 0, kPanels, false);
   }
 }
 
@@ -94,12 +126,7 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
     int const token = (i >> 2) * 8 + at.column + (i & 1);
-    float const bias = shared.token_bias[stage][token];
-    if constexpr (Source::kFp8Cache) {
-      scores[i] = fmaf(scores[i] * row_scale[half], shared.token_scale[stage][token], bias);
-    } else {
-      scores[i] = fmaf(scores[i], row_scale[half], bias);
-    }
+    scores[i] = fmaf(scores[i], row_scale[half], shared.token[stage].bias[token]);
     maximum[half] = fmaxf(maximum[half], scores[i]);
   }
   float shift[2];
@@ -118,7 +145,7 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
     scores[i] = exp2f(scores[i] - shift[half]);
     if constexpr (Source::kFp8Cache) {
       int const token = (i >> 2) * 8 + at.column + (i & 1);
-      state.sum[half] = fmaf(scores[i], shared.token_inverse[stage][token], state.sum[half]);
+      state.sum[half] = fmaf(scores[i], shared.token[stage].inverse[token], state.sum[half]);
     } else {
       state.sum[half] += scores[i];
     }
@@ -129,27 +156,73 @@ __device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value)
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-__device__ __forceinline__ void scale_output(float (&output)[128], float const (&factor)[2]) {
+// Output of one consumer warpgroup: two groups of 128 dims.
+using OutputTile = float[2][64];
+
+__device__ __forceinline__ void scale_output(OutputTile& output, float const (&factor)[2]) {
 #pragma unroll
-  for (int i = 0; i < 128; ++i) output[i] *= factor[(i >> 1) & 1];
+  for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] *= factor[(i >> 1) & 1];
 }
 
-// The V operand of one half of the output dims: transposed panels of a stage.
+// The A fragments of the probabilities for one group of output dims: times the tokens' scales.
+__device__ __forceinline__ void scale_fragments(uint32_t (&scaled)[4][4],
+                                                uint32_t const (&fragments)[4][4],
+                                                uint16_t const (&scales)[kBlockTokens],
+                                                FragmentPosition const& at) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    int const token = (i >> 2) * 16 + ((i >> 1) & 1) * 8 + at.column;
+    uint32_t const pair = *reinterpret_cast<uint32_t const*>(&scales[token]);
+    asm("mul.rn.f16x2 %0, %1, %2;"
+        : "=r"(scaled[i >> 2][i & 3])
+        : "r"(fragments[i >> 2][i & 3]), "r"(pair));
+  }
+}
+
 template <class Source>
-__device__ __forceinline__ uint64_t value_descriptor(SharedStorage<Source> const& shared, int stage,
-                                                     int half) {
-  return mn_major_descriptor(ptx::shared_address(shared.kv[stage][half * 4]), kPanelBytes);
+__device__ __forceinline__ void issue_values(float (&output)[64], uint32_t const (&fragments)[4][4],
+                                             uint64_t value) {
+  constexpr uint64_t kTokenStep = 16 * 128 >> 4;  // 16 tokens, rows of 128 bytes
+#pragma unroll
+  for (int step = 0; step < 4; ++step) {
+    wgmma_rs<typename Source::OutputMma>(output, fragments[step], value + step * kTokenStep, true);
+  }
 }
 
-// Advancing V by 16 tokens: 16 rows of 128 bytes.
-inline constexpr uint64_t kValueStep = 16 * 128 >> 4;
+// output += P . V for the dims of one consumer warpgroup; waits for the result. Overwrites the
+// fragments: there are no registers for a third set.
+template <class Source>
+__device__ __forceinline__ void multiply_values(OutputTile& output, uint32_t (&fragments)[4][4],
+                                                SharedStorage<Source> const& shared, int stage,
+                                                int half, FragmentPosition const& at) {
+  uint64_t const value =
+      mn_major_descriptor(ptx::shared_address(shared.kv[stage][half * 4]), kPanelBytes);
+  pin_registers(output[0]);
+  pin_registers(output[1]);
+  if constexpr (Source::kFp8Cache) {
+    auto const& scales = shared.token[stage].value_scale;
+    uint32_t first[4][4];
+    scale_fragments(first, fragments, scales[half * 2], at);
+    scale_fragments(fragments, fragments, scales[half * 2 + 1], at);
+    ptx::wgmma_fence();
+    issue_values<Source>(output[0], first, value);
+  } else {
+    ptx::wgmma_fence();
+    issue_values<Source>(output[0], fragments, value);
+  }
+  issue_values<Source>(output[1], fragments, value + 2 * kPanelStep);
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<0>();
+  pin_registers(output[0]);
+  pin_registers(output[1]);
+}
 
 // Writes a consumer warpgroup's half of the output tile: bf16 through the query's shared memory
 // (its last read is over) and coalesced rows, or fp32 partials straight from registers.
 template <class Source>
 __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& args,
                              Tile const& tile, FragmentPosition const& at, int half, int thread,
-                             float const (&output)[128]) {
+                             OutputTile const& output) {
   if (args.num_splits > 1) {
     int64_t const part = tile.row * args.num_splits + tile.split;
 #pragma unroll
@@ -159,7 +232,8 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
       float* target = args.partial_out +
                       (part * args.num_heads + tile.first_head + row) * kLatentDim +
                       half * kHalfDim + (i >> 2) * 8 + at.column;
-      *reinterpret_cast<float2*>(target) = make_float2(output[i], output[i + 1]);
+      *reinterpret_cast<float2*>(target) =
+          make_float2(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]);
     }
     return;
   }
@@ -170,7 +244,7 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
     int const group = i >> 2;  // of 8 columns
     store_shared_4(
         panels + (group >> 3) * kPanelBytes + swizzled_chunk(row, group & 7) + at.column * 2,
-        pack_bf16(output[i], output[i + 1]));
+        pack_bf16(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]));
   }
   ptx::named_barrier_sync(kOutputStaged + half, 128);
   int const lane = thread & 31;
@@ -215,62 +289,44 @@ __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& arg
   }
 }
 
-// Warpgroup 0. Barriers: kv_full (waits), kv_empty (arrives), probability and factor (see traits).
+__device__ __forceinline__ void clear_output(OutputTile& output) {
+#pragma unroll
+  for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] = 0.f;
+}
+
+// Warpgroup 0. Barriers: kv_full (waits), probability_full and kv_empty (arrives).
 template <class Source>
 __device__ void consume_scores(SharedStorage<Source>& shared, KernelArgs const& args,
                                Tile const& tile, int num_blocks, int thread) {
   FragmentPosition const at(thread);
-  uint32_t const probability = ptx::shared_address(shared.probability);
   SoftmaxState state;
-  float output[128];
-#pragma unroll
-  for (float& value : output) value = 0.f;
+  OutputTile output;
+  clear_output(output);
 
   for (int block = 0; block < num_blocks; ++block) {
     int const stage = block % kStages;
     ptx::mbarrier_wait(&shared.kv_full[stage], (block / kStages) & 1);
     float scores[32];
-    pin_registers(scores);
-    ptx::wgmma_fence();
-    issue_scores(shared, stage, scores);
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    pin_registers(scores);
-
+    compute_scores(shared, stage, at, scores);
     float rescale[2];
     softmax_step(shared, args, stage, at, scores, state, rescale);
-    uint32_t packed[4][4];  // A fragments of four 16-token steps
-#pragma unroll
-    for (int i = 0; i < 16; ++i) {
-      packed[i >> 2][i & 3] = Source::kFp8Cache ? pack_f16(scores[2 * i], scores[2 * i + 1])
-                                                : pack_bf16(scores[2 * i], scores[2 * i + 1]);
-    }
 
-    if (block) ptx::named_barrier_sync(kProbabilityFree, kConsumerThreads);
+    uint32_t fragments[4][4];  // A fragments of four 16-token steps
+    uint32_t* const probability = shared.probability_of(stage);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      store_shared_4(probability + swizzled_chunk(at.row + (i & 1) * 8, i >> 1) + at.column * 2,
-                     packed[i >> 2][i & 3]);
+      fragments[i >> 2][i & 3] = Source::kFp8Cache ? pack_f16(scores[2 * i], scores[2 * i + 1])
+                                                   : pack_bf16(scores[2 * i], scores[2 * i + 1]);
+      probability[i * 128 + thread] = fragments[i >> 2][i & 3];
     }
     if (at.column == 0) {
-      shared.rescale[at.row] = rescale[0];
-      shared.rescale[at.row + 8] = rescale[1];
+      shared.rescale[stage][at.row] = rescale[0];
+      shared.rescale[stage][at.row + 8] = rescale[1];
     }
-    ptx::fence_proxy_async();
-    ptx::named_barrier_arrive(kProbabilityReady, kConsumerThreads);
+    ptx::mbarrier_arrive(&shared.probability_full[stage]);
 
     scale_output(output, rescale);
-    uint64_t const value = value_descriptor(shared, stage, 0);
-    pin_registers(output);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      wgmma_rs<typename Source::OutputMmaFromRegisters>(output, packed[step],
-                                                        value + step * kValueStep, true);
-    }
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
+    multiply_values(output, fragments, shared, stage, 0, at);
     __syncwarp();
     if ((thread & 31) == 0) ptx::mbarrier_arrive(&shared.kv_empty[stage]);
   }
@@ -282,34 +338,25 @@ __device__ void consume_scores(SharedStorage<Source>& shared, KernelArgs const& 
   store_output(shared, args, tile, at, 0, thread, output);
 }
 
-// Warpgroup 1.
+// Warpgroup 1. Barriers: kv_full and probability_full (waits), kv_empty (arrives).
 template <class Source>
 __device__ void consume_values(SharedStorage<Source>& shared, KernelArgs const& args,
                                Tile const& tile, int num_blocks, int thread) {
   FragmentPosition const at(thread);
-  uint64_t const probability = k_major_descriptor(ptx::shared_address(shared.probability));
-  float output[128];
-#pragma unroll
-  for (float& value : output) value = 0.f;
+  OutputTile output;
+  clear_output(output);
 
   for (int block = 0; block < num_blocks; ++block) {
     int const stage = block % kStages;
     ptx::mbarrier_wait(&shared.kv_full[stage], (block / kStages) & 1);
-    ptx::named_barrier_sync(kProbabilityReady, kConsumerThreads);
-    float const rescale[2] = {shared.rescale[at.row], shared.rescale[at.row + 8]};
-    scale_output(output, rescale);
-    uint64_t const value = value_descriptor(shared, stage, 1);
-    pin_registers(output);
-    ptx::wgmma_fence();
+    ptx::mbarrier_wait(&shared.probability_full[stage], (block / kStages) & 1);
+    uint32_t const* const probability = shared.probability_of(stage);
+    uint32_t fragments[4][4];
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      wgmma_ss<typename Source::OutputMmaFromShared>(output, probability + step * 2,
-                                                     value + step * kValueStep, true);
-    }
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
-    if (block + 1 < num_blocks) ptx::named_barrier_arrive(kProbabilityFree, kConsumerThreads);
+    for (int i = 0; i < 16; ++i) fragments[i >> 2][i & 3] = probability[i * 128 + thread];
+    float const rescale[2] = {shared.rescale[stage][at.row], shared.rescale[stage][at.row + 8]};
+    scale_output(output, rescale);
+    multiply_values(output, fragments, shared, stage, 1, at);
     __syncwarp();
     if ((thread & 31) == 0) ptx::mbarrier_arrive(&shared.kv_empty[stage]);
   }
@@ -332,6 +379,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int stage = 0; stage < kStages; ++stage) {
       ptx::mbarrier_init(&shared.kv_full[stage], kProducerThreads);
       ptx::mbarrier_init(&shared.kv_empty[stage], kConsumerThreads / 32);
+      ptx::mbarrier_init(&shared.probability_full[stage], 128);
     }
     ptx::fence_mbarrier_init();
   }

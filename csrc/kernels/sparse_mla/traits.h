@@ -11,46 +11,50 @@ inline constexpr int kPanelBytes = 64 * 128;  // 64 rows of 64 16-bit values, 12
 inline constexpr int kLatentPanels = 8;       // 512 dims
 inline constexpr int kLatentDim = 512;
 inline constexpr int kHalfDim = 256;  // output dims of one consumer warpgroup
+inline constexpr int kGroups = 4;     // of 128 latent values, each with its scale
 inline constexpr int kStages = 2;
 
 inline constexpr int kConsumerThreads = 256;  // warpgroups 0 and 1
 inline constexpr int kProducerThreads = 128;  // warpgroup 2
 inline constexpr int kThreads = kConsumerThreads + kProducerThreads;
-// 2 * 208 + 88 = 504, the pool that a launch of 384 threads allocates.
-inline constexpr int kConsumerRegisters = 208;
-inline constexpr int kProducerRegisters = 88;
+// 2 * 216 + 72 = 504, the pool that a launch of 384 threads allocates.
+inline constexpr int kConsumerRegisters = 216;
+inline constexpr int kProducerRegisters = 72;
 inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
+
+using cute::SM90::GMMA::Major;
 
 // bf16 rows [num_keys, kHeadDim_], used as they are.
 template <int kHeadDim_>
 struct Bf16Rows {
   static constexpr int kHeadDim = kHeadDim_;
   static constexpr bool kFp8Cache = false;
-  using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<cute::SM90::GMMA::Major::K,
-                                                                 cute::SM90::GMMA::Major::K>;
-  using RopeMma = ScoreMma;
-  using OutputMmaFromRegisters =
-      cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_RS<cute::SM90::GMMA::Major::K,
-                                                     cute::SM90::GMMA::Major::MN>;
-  using OutputMmaFromShared =
-      cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_SS<cute::SM90::GMMA::Major::K,
-                                                     cute::SM90::GMMA::Major::MN>;
+  using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::K>;
+  using OutputMma = cute::SM90::GMMA::MMA_64x128x16_F32BF16BF16_RS<Major::K, Major::MN>;
 };
 
-// The 656-byte paged cache. The latent is converted to f16 (e4m3 is exact in f16, and the product
-// with its scale keeps three bits more than bf16 would), the RoPE part stays bf16.
+// The 656-byte paged cache. e4m3 values are exact in f16; their scales act on the fp32 scores and
+// on the probabilities. The RoPE part stays bf16.
 struct Fp8Cache {
   static constexpr int kHeadDim = 576;
   static constexpr bool kFp8Cache = true;
-  using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32F16F16_SS<cute::SM90::GMMA::Major::K,
-                                                               cute::SM90::GMMA::Major::K>;
+  using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32F16F16_SS<Major::K, Major::K>;
   using RopeMma = Bf16Rows<576>::ScoreMma;
-  using OutputMmaFromRegisters =
-      cute::SM90::GMMA::MMA_64x256x16_F32F16F16_RS<cute::SM90::GMMA::Major::K,
-                                                   cute::SM90::GMMA::Major::MN>;
-  using OutputMmaFromShared =
-      cute::SM90::GMMA::MMA_64x256x16_F32F16F16_SS<cute::SM90::GMMA::Major::K,
-                                                   cute::SM90::GMMA::Major::MN>;
+  using OutputMma = cute::SM90::GMMA::MMA_64x128x16_F32F16F16_RS<Major::K, Major::MN>;
+};
+
+// What the consumers need to know of a gathered token, per stage. FP8 cache: 2^e is the token's
+// largest scale rounded down to a power of two.
+template <class Source>
+struct TokenData {
+  float bias[kBlockTokens];  // 0, log2 units; -inf masks the token
+};
+template <>
+struct TokenData<Fp8Cache> {
+  float bias[kBlockTokens];                   // e; -inf masks the token
+  float inverse[kBlockTokens];                // 2^-e
+  float score_factor[kGroups][kBlockTokens];  // scale g / scale g + 1; of the last group its scale
+  uint16_t value_scale[kGroups][kBlockTokens];  // scale g * 2^-e in f16, below 2
 };
 
 template <class Source>
@@ -59,25 +63,32 @@ struct alignas(1024) SharedStorage {
 
   uint8_t query[kPanels][kPanelBytes];  // reused to stage the bf16 output
   uint8_t kv[kStages][kPanels][kPanelBytes];
-  uint8_t probability[kPanelBytes];
-  // Per gathered token, log2 units: score = product * token_scale + token_bias; -inf masks.
-  float token_scale[kStages][kBlockTokens];    // 2^e            (FP8 cache only)
-  float token_bias[kStages][kBlockTokens];     // e, 0 or -inf
-  float token_inverse[kStages][kBlockTokens];  // 2^-e           (FP8 cache only)
-  float query_scale[kTileHeads];               // undoes the power of two put on q (FP8 cache only)
-  float rescale[kTileHeads];                   // of the output accumulators, warpgroup 0 -> 1
-  float output_factor[kTileHeads];             // 1 / row sum (and the sink), warpgroup 0 -> 1
+  // Probabilities as A fragments, from warpgroup 0 to 1: word i of a thread at [i][thread]. With a
+  // RoPE panel they lie there: its last reader is the score product they come from.
+  uint32_t probability[kPanels > kLatentPanels ? 0 : kStages][16 * 128];
+  TokenData<Source> token[kStages];
+  float query_scale[kTileHeads];       // undoes the power of two put on q (FP8 cache only)
+  float rescale[kStages][kTileHeads];  // of the output accumulators, warpgroup 0 -> 1
+  float output_factor[kTileHeads];     // 1 / row sum (and the sink), warpgroup 0 -> 1
   uint64_t kv_full[kStages];   // 128 arrivals: every producer thread, its part of the stage written
-  uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its wgmmas done
+  uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done
+  uint64_t probability_full[kStages];  // 128 arrivals: warpgroup 0, probabilities and rescale
+                                       // written; kv_empty of the stage frees them
+
+  __device__ __forceinline__ uint32_t* probability_of(int stage) {
+    if constexpr (kPanels > kLatentPanels) {
+      return reinterpret_cast<uint32_t*>(kv[stage][kLatentPanels]);
+    } else {
+      return probability[stage];
+    }
+  }
 };
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kProbabilityReady = 1,  // warpgroup 0 arrives, warpgroup 1 waits
-  kProbabilityFree = 2,   // warpgroup 1 arrives, warpgroup 0 waits
-  kFactorReady = 3,       // warpgroup 0 arrives, warpgroup 1 waits
-  kQueryReady = 4,        // both consumer warpgroups
-  kOutputStaged = 5,      // 5 and 6: one consumer warpgroup each
+  kFactorReady = 1,   // warpgroup 0 arrives, warpgroup 1 waits; once
+  kQueryReady = 2,    // both consumer warpgroups; once
+  kOutputStaged = 3,  // 3 and 4: one consumer warpgroup each; once
 };
 
 }  // namespace dsa_ops::sparse_mla
