@@ -37,7 +37,7 @@ struct RaggedWork {
 
 // Units in the order of this block. The last rows come first (in causal prefill they see the most
 // keys) and every second round runs backwards, so that the blocks' shares even out.
-__device__ __forceinline__ int32_t unit_of_round(RaggedArgs const& args, int32_t round) {
+__device__ __forceinline__ int32_t unit_of_round(int32_t round) {
   int32_t const grid = static_cast<int32_t>(gridDim.x);
   int32_t const block = static_cast<int32_t>(blockIdx.x);
   return round * grid + (round % 2 == 0 ? block : grid - 1 - block);
@@ -79,7 +79,7 @@ __device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shar
   RingPosition<kQueryStages> queries;
   RingPosition<kKeyStages> keys;
   for (int32_t round = 0; round * static_cast<int32_t>(gridDim.x) < args.units; ++round) {
-    int32_t const unit = unit_of_round(args, round);
+    int32_t const unit = unit_of_round(round);
     if (unit >= args.units) continue;
     RaggedWork const plan = plan_unit<Tile>(args, unit, lane);
     if (plan.tiles == 0) continue;
@@ -122,7 +122,7 @@ __device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shar
 template <class Tile>
 __device__ void fill_ragged(RaggedArgs const& args, int filler_thread, int lane) {
   for (int32_t round = 0; round * static_cast<int32_t>(gridDim.x) < args.units; ++round) {
-    int32_t const unit = unit_of_round(args, round);
+    int32_t const unit = unit_of_round(round);
     if (unit >= args.units) continue;
     RaggedWork const plan = plan_unit<Tile>(args, unit, lane);
     // Scored keys are [scan_begin, store_end): nothing of the chunk when there is no tile.

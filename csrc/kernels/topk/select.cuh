@@ -70,9 +70,16 @@ struct DigitCounter {
 };
 
 __device__ __forceinline__ void sum_coarse_bins(SharedStorage& shared, int buffer) {
+  static_assert(kCoarseBins % kWarps == 0);
   int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
 #pragma unroll
+<<<<<<< HEAD
   for (int coarse = threadIdx.x / 32; coarse < kCoarseBins; coarse += kWarps) {
+=======
+  for (int i = 0; i < kCoarseBins / kWarps; ++i) {
+    int const coarse = i * kWarps + warp;
+>>>>>>> main
     uint32_t const sum = __reduce_add_sync(kAllLanes, shared.histogram[buffer][coarse * 32 + lane]);
     if (lane == 0) shared.coarse[buffer][coarse] = sum;
   }
@@ -181,6 +188,26 @@ __device__ __forceinline__ Selection finish_round(SharedStorage& shared, int rou
   return shared.selection;
 }
 
+<<<<<<< HEAD
+=======
+// A digit after the first, of the keys in shared memory. Reads a batch before it counts, as no load
+// may pass an atomic. kNoKey matches no threshold once its first digit is known.
+__device__ __forceinline__ void count_resident(DigitCounter const& counter, uint4 const* key_quads,
+                                               int num_quads) {
+  constexpr int kBatch = 4;
+  for (int first = threadIdx.x; first < num_quads; first += kBatch * kThreads) {
+    uint4 keys[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      int const quad = first + i * kThreads;
+      keys[i] = quad < num_quads ? key_quads[quad] : make_uint4(kNoKey, kNoKey, kNoKey, kNoKey);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) counter.count(keys[i]);
+  }
+}
+
+>>>>>>> main
 // Finds the cluster's k-th best key. The slice's first `resident` keys, whole packets, are loaded
 // into shared memory on the way; keys that do not fit are read again from the logits in every
 // round.
@@ -201,10 +228,7 @@ __device__ __forceinline__ Selection select_threshold(SharedStorage& shared, uin
         counter.count_all(keys);
       });
     } else {
-#pragma unroll 4
-      for (int quad = threadIdx.x; quad < resident / 4; quad += kThreads) {
-        counter.count(key_quads[quad]);
-      }
+      count_resident(counter, key_quads, resident / 4);
     }
     if (resident < slice.keys) {
       visit_packets(slice, resident / kPacketKeys, slice.keys / kPacketKeys,
