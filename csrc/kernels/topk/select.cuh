@@ -74,12 +74,8 @@ __device__ __forceinline__ void sum_coarse_bins(SharedStorage& shared, int buffe
   int const lane = threadIdx.x % 32;
   int const warp = threadIdx.x / 32;
 #pragma unroll
-<<<<<<< HEAD
-  for (int coarse = threadIdx.x / 32; coarse < kCoarseBins; coarse += kWarps) {
-=======
   for (int i = 0; i < kCoarseBins / kWarps; ++i) {
     int const coarse = i * kWarps + warp;
->>>>>>> main
     uint32_t const sum = __reduce_add_sync(kAllLanes, shared.histogram[buffer][coarse * 32 + lane]);
     if (lane == 0) shared.coarse[buffer][coarse] = sum;
   }
@@ -188,8 +184,6 @@ __device__ __forceinline__ Selection finish_round(SharedStorage& shared, int rou
   return shared.selection;
 }
 
-<<<<<<< HEAD
-=======
 // A digit after the first, of the keys in shared memory. Reads a batch before it counts, as no load
 // may pass an atomic. kNoKey matches no threshold once its first digit is known.
 __device__ __forceinline__ void count_resident(DigitCounter const& counter, uint4 const* key_quads,
@@ -207,7 +201,6 @@ __device__ __forceinline__ void count_resident(DigitCounter const& counter, uint
   }
 }
 
->>>>>>> main
 // Finds the cluster's k-th best key. The slice's first `resident` keys, whole packets, are loaded
 // into shared memory on the way; keys that do not fit are read again from the logits in every
 // round.
