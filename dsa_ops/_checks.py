@@ -46,7 +46,8 @@ class Checker:
             self.fail(argument, "contiguous in its last dimension", f"stride {tensor.stride(-1)}")
 
     def aligned_16(self, tensor: Tensor, argument: str) -> None:
-        """Every stride but the last a multiple of 16 bytes (the kernels also check the base)."""
+        """Base and every stride but the last multiples of 16 bytes. The base counts from the start
+        of the storage, which allocators align; the bindings check the address itself."""
         for i in range(tensor.dim() - 1):
             stride_bytes = tensor.stride(i) * tensor.element_size()
             if tensor.shape[i] > 1 and stride_bytes % _ALIGNMENT_BYTES:
@@ -55,6 +56,8 @@ class Checker:
                     "aligned to 16 bytes in every stride",
                     f"a stride of {stride_bytes} bytes",
                 )
+        if tensor.storage_offset() * tensor.element_size() % _ALIGNMENT_BYTES:
+            self.fail(argument, "aligned to 16 bytes", "a misaligned base address")
 
     def same_device(self, **tensors: Tensor | None) -> None:
         """All given tensors on the device of the first. Called after the other checks."""

@@ -155,3 +155,28 @@ def on_meta(tensor: Tensor) -> Tensor:
 
 def replaced_by(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
+
+
+# Changes of every tensor argument of an op.
+
+
+def _with_leading_dim(tensor: Tensor) -> Tensor:
+    return tensor.unsqueeze(0)
+
+
+def changes_of_every_tensor(op: str, good: Callable[[], Arguments]) -> list[Change]:
+    """For each tensor argument a wrong dtype, a wrong rank, a strided last dimension and, for all
+    but the first, another device."""
+    arguments = good()
+    tensors = [name for name in argument_names(op) if isinstance(arguments[name], Tensor)]
+    changes = []
+    for name in tensors:
+        changes += [
+            Change(f"{name} is float64", name, as_dtype(torch.float64), r"[\w ]+, got float64$"),
+            Change(f"{name} has one more dim", name, _with_leading_dim, r"of shape \[.*, got \["),
+            Change(f"{name} is strided", name, strided_last_dim, "contiguous in its last dim.* 2$"),
+        ]
+        if name != tensors[0]:
+            device = f"on the device of {tensors[0]}, got another device"
+            changes.append(Change(f"{name} is on another device", name, on_meta, device))
+    return changes

@@ -81,7 +81,7 @@ def _prepare_index_q(x: Inputs) -> Iterator[Line]:
     q = x.normal(ROWS, INDEX_HEADS, 128)
     weights = x.normal(ROWS, INDEX_HEADS, dtype=torch.float32)
     args = (q, x.positions[:ROWS] * 17, x.cos_sin, weights, 128**-0.5)
-    options = {"interleaved": False, "hadamard": True}
+    options: dict[str, Any] = {"interleaved": False, "hadamard": True}
     got = dsa_ops.prepare_index_q(*args, **options)
     expected = reference.prepare_index_q(*args, **options, compute_dtype=torch.float64)
     yield Line("q", relative_l2(got[0], expected[0]), ROUNDING_BOUND)
@@ -93,7 +93,7 @@ def _prepare_index_k(x: Inputs) -> Iterator[Line]:
     norm = (x.normal(128, dtype=torch.float32), x.normal(128, dtype=torch.float32))
     caches = x.index_cache.clone(), x.index_cache.clone()
     before = (k, *norm, 1e-6, x.positions, x.cos_sin)
-    options = {"interleaved": True, "hadamard": False}
+    options: dict[str, Any] = {"interleaved": True, "hadamard": False}
     dsa_ops.prepare_index_k(*before, caches[0], x.slots, **options)
     reference.prepare_index_k(*before, caches[1], x.slots, **options, compute_dtype=torch.float64)
     values = [
@@ -137,13 +137,11 @@ def _topk(x: Inputs) -> Iterator[Line]:
 
 
 def _indexer_topk(x: Inputs) -> Iterator[Line]:
-    *args, row_starts, row_ends = x.ragged()
-    row_starts = torch.zeros_like(row_starts)
-    got = dsa_ops.indexer_topk(*args, row_starts, row_ends, TOP_K)
-    unfused = dsa_ops.topk(dsa_ops.indexer_logits(*args, row_starts, row_ends), TOP_K, row_ends)
-    oracle = reference.indexer_logits(
-        *args, row_starts, row_ends, clean=True, compute_dtype=torch.float64
-    )
+    q, k, k_scale, weights, _, row_ends = x.ragged()
+    args = (q, k, k_scale, weights, torch.zeros_like(row_ends), row_ends)
+    got = dsa_ops.indexer_topk(*args, TOP_K)
+    unfused = dsa_ops.topk(dsa_ops.indexer_logits(*args), TOP_K, row_ends)
+    oracle = reference.indexer_logits(*args, clean=True, compute_dtype=torch.float64)
     yield Line("against unfused", mismatches(got, unfused), 0)
     yield Line("shortfall", selection_shortfall(got, oracle), SHORTFALL_BOUND)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ class Inputs:
         weights = self.normal(REQUESTS * NEXT_N, INDEX_HEADS, dtype=torch.float32)
         return q, self.index_cache, weights, self.context_lens, self.block_table, CONTEXT
 
-    def attention(self, limit: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def attention(self, limit: int) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """``q`` with scores of a few units, ``indices`` with empty entries, optional arguments."""
         q = 4 * self.normal(ROWS, HEADS, formats.MLA_HEAD_DIM)
         indices = self.integers(-limit // 8, limit, ROWS, TOP_K)

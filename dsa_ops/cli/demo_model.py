@@ -14,7 +14,7 @@ _DECAY = 0.8
 # Share of a hidden state (in its norm) that all tokens have in common, as in trained models.
 _COMMON = 0.3
 # The attention score of a token with another in the same surroundings.
-_MATCH_SCORE = 12.0
+_MATCH_SCORE = 20.0
 
 
 class HiddenStates:

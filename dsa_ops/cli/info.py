@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 from typing import Any
 
@@ -14,10 +15,10 @@ from .format import table
 def _compiled() -> dict[str, Any] | None:
     """What the compiled module says about the kernels; it is optional for the ops themselves."""
     try:
-        from .. import _C
+        compiled = importlib.import_module("dsa_ops._C")
     except ImportError:
         return None
-    return {"build": _C.build_info(), "kernels": _C.kernel_table()}
+    return {"build": compiled.build_info(), "kernels": compiled.kernel_table()}
 
 
 def _device(index: int) -> dict[str, Any]:

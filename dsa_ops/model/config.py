@@ -99,11 +99,11 @@ def glm_5() -> DsaConfig:
 def small() -> DsaConfig:
     """DeepSeek-V3.2's structure at a size for one CPU core."""
     return DsaConfig(
-        hidden_size=256,
+        hidden_size=512,
         num_heads=8,
-        q_lora_rank=128,
-        qk_nope_head_dim=32,
-        v_head_dim=32,
+        q_lora_rank=512,
+        qk_nope_head_dim=64,
+        v_head_dim=64,
         index_heads=16,
         index_topk=256,
         max_positions=163_840,

@@ -58,10 +58,10 @@ class DsaAttention(nn.Module):
 
     >>> layer = DsaAttention(small())
     >>> cache = layer.new_cache(num_requests=1, max_context_len=128)
-    >>> layer.prefill(torch.randn(100, 256), cache).shape
-    torch.Size([100, 256])
-    >>> layer.decode(torch.randn(1, 2, 256), cache).shape
-    torch.Size([1, 2, 256])
+    >>> layer.prefill(torch.randn(100, 512), cache).shape
+    torch.Size([100, 512])
+    >>> layer.decode(torch.randn(1, 2, 512), cache).shape
+    torch.Size([1, 2, 512])
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class DsaAttention(nn.Module):
         keys = NewKeys(
             latent=self.kv_a_layernorm(latent),
             rope=apply_rope(k_rope, cos_sin, interleaved=True),
-            index=self.indexer.wk(hidden),
+            index_k=self.indexer.wk(hidden),
             index_norm=self.indexer.k_norm,
         )
         self.steps.store(cache, step, keys)

@@ -31,7 +31,7 @@ class NewKeys(NamedTuple):
 
     latent: Tensor  #: [T, 512]
     rope: Tensor  #: [T, 64], rotated
-    index: Tensor  #: [T, 128]
+    index_k: Tensor  #: [T, 128]
     index_norm: nn.LayerNorm
 
 
@@ -52,7 +52,7 @@ class Fp8Steps(_Steps):
 
     def store(self, cache: LayerCache, step: Step, keys: NewKeys) -> None:
         self.ops.prepare_index_k(
-            keys.index.bfloat16(),
+            keys.index_k.bfloat16(),
             keys.index_norm.weight,
             keys.index_norm.bias,
             keys.index_norm.eps,
@@ -130,7 +130,7 @@ class Float32Steps(_Steps):
 
     def store(self, cache: LayerCache, step: Step, keys: NewKeys) -> None:
         norm = keys.index_norm
-        index = layer_norm(keys.index, norm.weight, norm.bias, norm.eps)
+        index = layer_norm(keys.index_k, norm.weight, norm.bias, norm.eps)
         cache.index.flatten(0, 1)[step.slots] = self._rotate(index, step.positions)
         cache.mla.flatten(0, 1)[step.slots] = torch.cat([keys.latent, keys.rope], dim=-1)
 
