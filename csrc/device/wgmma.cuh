@@ -42,7 +42,8 @@ __device__ __forceinline__ void wgmma_rs(float (&acc)[kCount], uint32_t const (&
 }
 }  // namespace detail
 
-// acc (+)= A . B with both operands in shared memory. Asynchronous: see wgmma_commit and wgmma_wait.
+// acc (+)= A . B with both operands in shared memory. Asynchronous: see wgmma_commit and
+// wgmma_wait.
 template <class Instruction, int kCount>
 __device__ __forceinline__ void wgmma_ss(float (&acc)[kCount], uint64_t a, uint64_t b,
                                          bool accumulate) {

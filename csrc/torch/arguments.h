@@ -119,15 +119,11 @@ inline void check_top_k(Checker const& checker, int64_t top_k) {
 
 // A dimension of size 1 may have any stride in torch. The packed stride stands in for it, so that
 // what the kernels see is always a multiple of 16 bytes where it has to be.
-inline int64_t stride(Tensor const& tensor, int64_t dim) {
+inline int64_t aligned_stride(Tensor const& tensor, int64_t dim) {
   if (tensor.size(dim) > 1) return tensor.stride(dim);
   int64_t packed = 1;
   for (int64_t i = dim + 1; i < tensor.dim(); ++i) packed *= tensor.size(i);
   return packed;
-}
-
-inline int64_t stride(std::optional<Tensor> const& tensor, int64_t dim) {
-  return tensor ? stride(*tensor, dim) : 0;
 }
 
 // Scratch of the caching allocator, which aligns to 512 bytes, on the device of `like`.
@@ -140,13 +136,13 @@ inline IndexerLogitsParams ragged_scoring_params(Tensor const& q, Tensor const& 
                                                  Tensor const& row_starts, Tensor const& row_ends) {
   IndexerLogitsParams params{};
   params.q = q.const_data_ptr();
-  params.q_row_stride = stride(q, 0);
-  params.q_head_stride = stride(q, 1);
+  params.q_row_stride = aligned_stride(q, 0);
+  params.q_head_stride = aligned_stride(q, 1);
   params.k = k.const_data_ptr();
-  params.k_stride = stride(k, 0);
+  params.k_stride = aligned_stride(k, 0);
   params.k_scale = data<float>(k_scale);
   params.weights = data<float>(weights);
-  params.weights_row_stride = stride(weights, 0);
+  params.weights_row_stride = aligned_stride(weights, 0);
   params.row_starts = data<int32_t>(row_starts);
   params.row_ends = data<int32_t>(row_ends);
   params.num_rows = q.size(0);
@@ -161,19 +157,19 @@ inline PagedIndexerLogitsParams paged_scoring_params(Tensor const& q, Tensor con
                                                      Tensor const& block_table) {
   PagedIndexerLogitsParams params{};
   params.q = q.const_data_ptr();
-  params.q_batch_stride = stride(q, 0);
-  params.q_token_stride = stride(q, 1);
-  params.q_head_stride = stride(q, 2);
+  params.q_batch_stride = aligned_stride(q, 0);
+  params.q_token_stride = aligned_stride(q, 1);
+  params.q_head_stride = aligned_stride(q, 2);
   params.index_cache = index_cache.const_data_ptr();
-  params.page_stride_bytes = stride(index_cache, 0);
+  params.page_stride_bytes = aligned_stride(index_cache, 0);
   params.num_pages = index_cache.size(0);
   params.weights = data<float>(weights);
-  params.weights_row_stride = stride(weights, 0);
+  params.weights_row_stride = aligned_stride(weights, 0);
   params.context_lens = data<int32_t>(context_lens);
-  params.context_lens_stride = stride(context_lens, 0);
+  params.context_lens_stride = aligned_stride(context_lens, 0);
   params.context_lens_per_token = context_lens.dim() == 2;
   params.block_table = data<int32_t>(block_table);
-  params.block_table_stride = stride(block_table, 0);
+  params.block_table_stride = aligned_stride(block_table, 0);
   params.pages_per_request = block_table.size(1);
   params.batch = q.size(0);
   params.next_n = q.size(1);

@@ -1,13 +1,12 @@
 // Shared by the bindings: argument checks that name what was expected and what came, the current
 // stream, and the conversion of a Status into an exception.
 #pragma once
+#include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
-
-#include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <initializer_list>

@@ -23,7 +23,7 @@ void indexer_logits(Tensor const& q, Tensor const& k, Tensor const& k_scale, Ten
 
   IndexerLogitsParams params = ragged_scoring_params(q, k, k_scale, weights, row_starts, row_ends);
   params.logits = mutable_data<float>(logits);
-  params.logits_row_stride = stride(logits, 0);
+  params.logits_row_stride = aligned_stride(logits, 0);
   params.clean = clean;
   torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
   raise_if_failed(dsa_ops::indexer_logits(params, current_stream(q)));
@@ -47,7 +47,7 @@ void paged_indexer_logits(Tensor const& q, Tensor const& index_cache, Tensor con
   PagedIndexerLogitsParams params =
       paged_scoring_params(q, index_cache, weights, context_lens, block_table);
   params.logits = mutable_data<float>(logits);
-  params.logits_row_stride = stride(logits, 0);
+  params.logits_row_stride = aligned_stride(logits, 0);
   params.max_context_len = logits.size(1);
   torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
   raise_if_failed(dsa_ops::paged_indexer_logits(params, current_stream(q)));

@@ -10,7 +10,7 @@ namespace {
 TopkParams selection_params(Tensor const& indices) {
   TopkParams params{};
   params.indices = mutable_data<int32_t>(indices);
-  params.indices_row_stride = stride(indices, 0);
+  params.indices_row_stride = aligned_stride(indices, 0);
   params.num_rows = indices.size(0);
   params.top_k = static_cast<int32_t>(indices.size(1));
   return params;
@@ -19,7 +19,7 @@ TopkParams selection_params(Tensor const& indices) {
 void set_translation(TopkParams& params, Tensor const& block_table,
                      std::optional<Tensor> const& row_to_request) {
   params.block_table = data<int32_t>(block_table);
-  params.block_table_stride = stride(block_table, 0);
+  params.block_table_stride = aligned_stride(block_table, 0);
   params.num_requests = block_table.size(0);
   params.pages_per_request = block_table.size(1);
   params.row_to_request = data<int32_t>(row_to_request);
@@ -52,7 +52,7 @@ void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> co
   params.logits = logits.const_data_ptr();
   params.logits_type =
       logits.scalar_type() == ScalarType::Float ? LogitsType::kFloat32 : LogitsType::kBfloat16;
-  params.logits_row_stride = stride(logits, 0);
+  params.logits_row_stride = aligned_stride(logits, 0);
   params.num_columns = logits.size(1);
   params.row_starts = data<int32_t>(row_starts);
   params.row_ends = data<int32_t>(row_ends);

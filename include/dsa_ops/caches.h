@@ -2,7 +2,8 @@
 // the indexer's queries and keys, and the merge of partial attentions.
 //
 // Index cache page: uint8[64, 132] = 64 keys of 128 e4m3 values, then 64 fp32 scales (8,448 B).
-// MLA cache token: 656 B = 512 e4m3 latent values, 4 fp32 scales (one per 128), 64 bf16 RoPE values.
+// MLA cache token: 656 B = 512 e4m3 latent values, 4 fp32 scales (one per 128), 64 bf16 RoPE
+// values.
 //
 // Pointers are device pointers; `void` pointers to 16-bit data hold bf16, to 8-bit data e4m3.
 // Strides are in elements unless the name says bytes; the last dimension is contiguous.

@@ -34,8 +34,9 @@ struct IndexerLogitsParams {
 DSA_OPS_API Status indexer_logits(IndexerLogitsParams const& params, cudaStream_t stream) noexcept;
 
 // Row b * next_n + j scores the first len keys of request b, where len is context_lens[b, j] when
-// context_lens is given per token and context_lens[b] - next_n + 1 + j when it is given per request.
-// Columns at and after the row's length are -inf, as are columns whose page is not in the cache.
+// context_lens is given per token and context_lens[b] - next_n + 1 + j when it is given per
+// request. Columns at and after the row's length are -inf, as are columns whose page is not in the
+// cache.
 struct PagedIndexerLogitsParams {
   void const* q;  // e4m3 [batch, next_n, num_heads, 128]
   int64_t q_batch_stride, q_token_stride, q_head_stride;

@@ -10,8 +10,8 @@ namespace dsa_ops::ptx {
 
 // Copies 16 bytes, or writes 16 zero bytes without reading when `valid` is false.
 __device__ __forceinline__ void cp_async_16(uint32_t shared_dst, void const* src, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_dst),
-               "l"(src), "r"(valid ? 16 : 0)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_dst), "l"(src),
+               "r"(valid ? 16 : 0)
                : "memory");
 }
 
@@ -44,6 +44,16 @@ __device__ __forceinline__ void tma_load_3d(void* shared_dst, CUtensorMap const*
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4, %5}], [%2];" ::"r"(shared_address(shared_dst)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+__device__ __forceinline__ void tma_load_4d(void* shared_dst, CUtensorMap const* map,
+                                            uint64_t* barrier, int32_t x, int32_t y, int32_t z,
+                                            int32_t w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4, %5, %6}], [%2];" ::"r"(shared_address(shared_dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
       : "memory");
 }
 

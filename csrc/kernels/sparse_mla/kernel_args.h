@@ -1,0 +1,44 @@
+// What one launch of the sparse MLA kernel reads, for both key sources.
+#pragma once
+#include <cstdint>
+
+namespace dsa_ops::sparse_mla {
+
+struct KernelArgs {
+  uint16_t const* q;
+  int64_t q_row_stride, q_head_stride;
+  uint8_t const* kv;
+  int64_t kv_stride_bytes;  // between rows (bf16) or pages (FP8 cache)
+  uint32_t page_size;       // FP8 cache only
+  int64_t num_keys;         // rows or slots; an index outside [0, num_keys) is empty
+  int32_t const* indices;
+  int64_t indices_row_stride;
+  int32_t const* topk_lens;  // nullable
+  float const* attn_sink;    // nullable
+  uint16_t* out;
+  int64_t out_row_stride, out_head_stride;
+  float* lse;          // [rows, heads]
+  float* max_logits;   // [rows, heads], nullable
+  float* partial_out;  // [rows, splits, heads, 512], used when num_splits > 1
+  float* partial_lse;  // [rows, splits, heads], log2 units
+  int32_t num_heads;
+  int32_t head_tiles;
+  int32_t top_k;
+  int32_t num_splits;
+  int32_t blocks_per_split;
+  float score_scale_log2;  // sm_scale * log2(e)
+};
+
+struct CombineArgs {
+  float const* partial_out;
+  float const* partial_lse;
+  float const* attn_sink;  // nullable
+  uint16_t* out;
+  int64_t out_row_stride, out_head_stride;
+  float* lse;
+  int64_t num_rows;
+  int32_t num_heads;
+  int32_t num_splits;
+};
+
+}  // namespace dsa_ops::sparse_mla

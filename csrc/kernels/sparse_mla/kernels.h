@@ -1,0 +1,12 @@
+// The kernels that each source file of this folder compiles, for the library's kernel table.
+#pragma once
+#include <array>
+
+#include "kernels/launch.h"
+
+namespace dsa_ops::sparse_mla {
+
+std::array<KernelEntry, 2> prefill_kernels();
+std::array<KernelEntry, 2> decode_kernels();
+
+}  // namespace dsa_ops::sparse_mla

@@ -1,0 +1,25 @@
+// How a launch is cut: pure functions of sizes and device, the same on every host.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace dsa_ops::sparse_mla {
+
+struct SplitPlan {
+  int head_tiles;        // blocks of 64 heads per row
+  int num_splits;        // parts of an index list, each its own thread block
+  int blocks_per_split;  // of 64 tokens
+};
+
+// No split once rows * head_tiles fills the device; below that as many as fill it once.
+SplitPlan plan_splits(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
+
+// Partial outputs and log-sum-exps of a split launch: byte sizes, each a multiple of 256.
+struct PartialBytes {
+  size_t output;
+  size_t lse;
+  size_t total() const { return output + lse; }
+};
+PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_heads);
+
+}  // namespace dsa_ops::sparse_mla

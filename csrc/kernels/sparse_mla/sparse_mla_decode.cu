@@ -1,0 +1,115 @@
+#include <cmath>
+
+#include "dsa_ops/sparse_mla.h"
+#include "kernels/sparse_mla/combine.cuh"
+#include "kernels/sparse_mla/kernels.h"
+#include "kernels/sparse_mla/launch.cuh"
+#include "kernels/sparse_mla/plan.h"
+
+namespace dsa_ops {
+namespace sparse_mla {
+
+namespace {
+
+Status check_cache(SparseMlaDecodeParams const& params, char const* op) {
+  if (params.page_size < 1 || params.page_size > INT32_MAX) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: page_size must be between 1 and 2^31 - 1, got %lld", op,
+                       static_cast<long long>(params.page_size));
+  }
+  if (params.page_stride_bytes % 16 || reinterpret_cast<uintptr_t>(params.kv_cache) % 16) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: kv_cache must be aligned to 16 bytes in base and page stride, got a "
+                       "page stride of %lld bytes",
+                       op, static_cast<long long>(params.page_stride_bytes));
+  }
+  return Status{};
+}
+
+Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStream_t stream) {
+  CombineArgs combine_args = {};
+  combine_args.partial_out = args.partial_out;
+  combine_args.partial_lse = args.partial_lse;
+  combine_args.attn_sink = args.attn_sink;
+  combine_args.out = args.out;
+  combine_args.out_row_stride = args.out_row_stride;
+  combine_args.out_head_stride = args.out_head_stride;
+  combine_args.lse = args.lse;
+  combine_args.num_rows = num_rows;
+  combine_args.num_heads = args.num_heads;
+  combine_args.num_splits = args.num_splits;
+  int64_t const warps = num_rows * args.num_heads;
+  constexpr int kWarps = kCombineThreads / 32;
+  combine_kernel<<<static_cast<unsigned>((warps + kWarps - 1) / kWarps), kCombineThreads, 0,
+                   stream>>>(combine_args);
+  return cuda_status(cudaGetLastError(), op);
+}
+
+}  // namespace
+}  // namespace sparse_mla
+
+Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {
+  using namespace sparse_mla;
+  constexpr char kOp[] = "sparse_mla_decode";
+  if (Status status =
+          check_common(kOp, params.num_rows, params.num_heads, params.top_k, params.q_row_stride,
+                       params.q_head_stride, params.out_row_stride, params.out_head_stride);
+      !status.ok()) {
+    return status;
+  }
+  if (Status status = check_cache(params, kOp); !status.ok()) return status;
+  DeviceProperties device;
+  if (Status status = current_device(&device, kOp); !status.ok()) return status;
+  if (params.num_rows == 0) return Status{};
+
+  SplitPlan const plan =
+      plan_splits(params.num_rows, params.num_heads, params.top_k, device.num_sms);
+  PartialBytes const partial = partial_bytes(plan, params.num_rows, params.num_heads);
+  if (params.workspace_bytes < partial.total()) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace_bytes must be at least %zu, got %zu", kOp, partial.total(),
+                       params.workspace_bytes);
+  }
+  KernelArgs args = {};
+  args.q = static_cast<uint16_t const*>(params.q);
+  args.q_row_stride = params.q_row_stride;
+  args.q_head_stride = params.q_head_stride;
+  args.kv = static_cast<uint8_t const*>(params.kv_cache);
+  args.kv_stride_bytes = params.page_stride_bytes;
+  args.page_size = static_cast<uint32_t>(params.page_size);
+  args.num_keys = params.num_pages * params.page_size;
+  args.indices = params.indices;
+  args.indices_row_stride = params.indices_row_stride;
+  args.topk_lens = params.topk_lens;
+  args.attn_sink = params.attn_sink;
+  args.out = static_cast<uint16_t*>(params.out);
+  args.out_row_stride = params.out_row_stride;
+  args.out_head_stride = params.out_head_stride;
+  args.lse = params.lse;
+  args.partial_out = static_cast<float*>(params.workspace);
+  args.partial_lse =
+      reinterpret_cast<float*>(static_cast<char*>(params.workspace) + partial.output);
+  args.num_heads = params.num_heads;
+  args.head_tiles = plan.head_tiles;
+  args.top_k = static_cast<int32_t>(params.top_k);
+  args.num_splits = plan.num_splits;
+  args.blocks_per_split = plan.blocks_per_split;
+  args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
+  Status status = launch<Fp8Cache>(args, params.num_rows, kOp, stream);
+  if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, kOp, stream);
+  return status;
+}
+
+namespace sparse_mla {
+
+std::array<KernelEntry, 2> decode_kernels() {
+  return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, FP8 paged cache",
+             kThreads, sizeof(SharedStorage<Fp8Cache>), kLaunchRegisters},
+            reinterpret_cast<void const*>(&sparse_mla_kernel<Fp8Cache>)},
+           {{"combine_kernel", "sparse_mla_decode", "4 (row, head) pairs", kCombineThreads, 0, 255},
+            reinterpret_cast<void const*>(&combine_kernel)}}};
+}
+
+}  // namespace sparse_mla
+
+}  // namespace dsa_ops

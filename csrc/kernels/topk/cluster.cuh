@@ -1,0 +1,45 @@
+// Thread-block cluster instructions, one function each.
+#pragma once
+#include <cstdint>
+
+namespace dsa_ops::topk_sm90::ptx {
+
+// Publishes this block's shared-memory writes to the blocks that wait.
+__device__ __forceinline__ void cluster_arrive_release() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+// Orders nothing: for "I no longer read my peers" only.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void cluster_wait_acquire() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Address, in the cluster's shared-memory window, of a local shared address in block `rank`.
+__device__ __forceinline__ uint32_t map_to_rank(uint32_t shared_address, uint32_t rank) {
+  uint32_t mapped;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(mapped)
+               : "r"(shared_address), "r"(rank));
+  return mapped;
+}
+
+__device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint2 load_cluster_pair(uint32_t address) {
+  uint2 value;
+  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
+               : "=r"(value.x), "=r"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
+}
+
+}  // namespace dsa_ops::topk_sm90::ptx

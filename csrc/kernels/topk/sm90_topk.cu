@@ -1,0 +1,142 @@
+// Entry point of topk: checks, plan, launch; and the kernels' table.
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "dsa_ops/topk.h"
+#include "kernels/launch.h"
+#include "kernels/topk/plan.h"
+#include "kernels/topk/sm90_topk.cuh"
+
+namespace dsa_ops {
+namespace topk_sm90 {
+namespace {
+
+constexpr char kOp[] = "topk";
+
+Status invalid(char const* argument, char const* expected, int64_t got) {
+  return make_status(StatusCode::kInvalidArgument, "%s: %s must be %s, got %lld", kOp, argument,
+                     expected, static_cast<long long>(got));
+}
+
+Status check(TopkParams const& params) {
+  if (params.logits_type != LogitsType::kFloat32 && params.logits_type != LogitsType::kBfloat16) {
+    return invalid("logits_type", "kFloat32 or kBfloat16",
+                   static_cast<int64_t>(params.logits_type));
+  }
+  // A launch has at most 2^31 - 1 blocks.
+  int64_t const max_rows = std::numeric_limits<int32_t>::max() / kMaxClusterSize;
+  if (params.num_rows < 0 || params.num_rows > max_rows) {
+    return invalid("num_rows", "0 ... 268435455", params.num_rows);
+  }
+  if (params.num_columns < 0) return invalid("num_columns", "at least 0", params.num_columns);
+  if (params.top_k < 1 || params.top_k > kMaxTopk) {
+    return invalid("top_k", "1 ... 4096", params.top_k);
+  }
+  if (params.block_table == nullptr) return Status{};
+  if (params.num_requests < 0) return invalid("num_requests", "at least 0", params.num_requests);
+  if (params.pages_per_request < 0) {
+    return invalid("pages_per_request", "at least 0", params.pages_per_request);
+  }
+  if (params.row_to_request == nullptr && params.num_rows > 0 &&
+      (params.num_requests == 0 || params.num_rows % params.num_requests != 0)) {
+    return invalid("num_requests", "a divisor of num_rows without row_to_request",
+                   params.num_requests);
+  }
+  return Status{};
+}
+
+KernelArgs kernel_args(TopkParams const& params, TopkPlan const& plan) {
+  KernelArgs args{};
+  args.logits = params.logits;
+  args.logits_row_stride = params.logits_row_stride;
+  args.row_starts = params.row_starts;
+  args.row_ends = params.row_ends;
+  args.indices = params.indices;
+  args.indices_row_stride = params.indices_row_stride;
+  args.block_table = params.block_table;
+  args.block_table_stride = params.block_table_stride;
+  args.num_requests = params.num_requests;
+  args.pages_per_request = params.pages_per_request;
+  args.row_to_request = params.row_to_request;
+  args.rows_per_request = static_cast<int32_t>(
+      params.num_requests > 0 ? std::max<int64_t>(params.num_rows / params.num_requests, 1) : 1);
+  // Row ends are 32-bit: no row reaches further.
+  args.num_columns = static_cast<int32_t>(
+      std::min<int64_t>(params.num_columns, std::numeric_limits<int32_t>::max()));
+  args.top_k = params.top_k;
+  args.capacity_keys = plan.capacity_keys;
+  return args;
+}
+
+template <LogitsType kType, int kClusterSize>
+Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
+  constexpr auto kKernel = topk_kernel<kType, kClusterSize>;
+  if (Status status = allow_shared_memory<kKernel>(kMaxSharedBytes, kOp); !status.ok()) {
+    return status;
+  }
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {kClusterSize, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(plan.num_blocks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = plan.shared_bytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = kClusterSize > 1 ? 1 : 0;
+  return cuda_status(cudaLaunchKernelEx(&config, kKernel, kernel_args(params, plan)), kOp);
+}
+
+template <LogitsType kType>
+Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
+  switch (plan.cluster_size) {
+    case 1: return launch<kType, 1>(params, plan, stream);
+    case 2: return launch<kType, 2>(params, plan, stream);
+    case 4: return launch<kType, 4>(params, plan, stream);
+    default: return launch<kType, 8>(params, plan, stream);
+  }
+}
+
+template <LogitsType kType, int kClusterSize>
+KernelEntry entry(char const* tile) {
+  return KernelEntry{{"topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
+                     reinterpret_cast<void const*>(topk_kernel<kType, kClusterSize>)};
+}
+
+}  // namespace
+}  // namespace topk_sm90
+
+inline namespace v0 {
+
+Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
+  using namespace topk_sm90;
+  if (Status status = check(params); !status.ok()) return status;
+  DeviceProperties device;
+  if (Status status = current_device(&device, kOp); !status.ok()) return status;
+  if (params.num_rows == 0) return Status{};
+  TopkPlan const plan =
+      plan_topk(params.num_rows, params.num_columns, params.top_k, device.num_sms);
+  return params.logits_type == LogitsType::kFloat32
+             ? launch<LogitsType::kFloat32>(params, plan, stream)
+             : launch<LogitsType::kBfloat16>(params, plan, stream);
+}
+
+}  // namespace v0
+
+KernelList topk_kernels() {
+  using namespace topk_sm90;
+  static KernelEntry const entries[] = {
+      entry<LogitsType::kFloat32, 1>("a float32 row"),
+      entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
+      entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
+      entry<LogitsType::kFloat32, 8>("an eighth of a float32 row"),
+      entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
+      entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
+      entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
+      entry<LogitsType::kBfloat16, 8>("an eighth of a bfloat16 row"),
+  };
+  return KernelList{entries, sizeof(entries) / sizeof(entries[0])};
+}
+
+}  // namespace dsa_ops

@@ -1,0 +1,59 @@
+"""Where the native build under test lies, and the tools that read it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import dsa_ops
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGE = Path(dsa_ops.__file__).parent
+CORE_LIBRARY = PACKAGE / "lib" / "libdsa_ops.so.0"
+TORCH_LIBRARY = PACKAGE / "lib" / "libdsa_ops_torch.so"
+
+
+def unavailable(what: str) -> None:
+    """Skips, or fails where ``DSA_OPS_NATIVE=1`` demands a native build."""
+    if os.environ.get("DSA_OPS_NATIVE") == "1":
+        pytest.fail(f"DSA_OPS_NATIVE=1, but {what}", pytrace=False)
+    pytest.skip(what)
+
+
+def require_native() -> None:
+    if not CORE_LIBRARY.exists():
+        unavailable("this package was installed without its kernels")
+
+
+def build_folder() -> Path:
+    """The newest CMake build folder."""
+    require_native()
+    folders = [ninja.parent for ninja in ROOT.glob("build/cmake-*/build.ninja")]
+    if not folders:
+        unavailable("the CMake build folder is gone (the package was not built in this tree)")
+    return max(folders, key=lambda folder: (folder / "libdsa_ops.so.0").stat().st_mtime)
+
+
+def run_tool(*command: str | Path) -> str:
+    """The standard output of a command-line tool, which must succeed."""
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == 0, f"{command[0]} failed: {result.stderr}"
+    return result.stdout
+
+
+def cuobjdump() -> Path:
+    """cuobjdump of the ``nvidia-cuda-cuobjdump`` package, else the one on PATH."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        for tool in Path(folder).glob("*/bin/cuobjdump"):
+            os.environ["PATH"] = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"  # finds nvdisasm
+            return tool
+    tool_on_path = shutil.which("cuobjdump")
+    if tool_on_path is None:
+        unavailable("cuobjdump is missing (pip install '.[test]')")
+    return Path(str(tool_on_path))
