@@ -132,6 +132,7 @@ def run(plan: Plan) -> dict[str, Any]:
             chunk = hidden(start, end)
             with stages.span(_LAYER):
                 layer.prefill(chunk, cache)
+            stages.wait()
             bar.update(end - start)
         rows = _stage_rows(layer, stages, "prefill", prefill_steps)
         quality = {"prefill": measure(stages, cache)}
@@ -141,6 +142,7 @@ def run(plan: Plan) -> dict[str, Any]:
             chunk = hidden(start, end)
             with stages.span(_LAYER):
                 layer.decode(chunk[None], cache)
+            stages.wait()
             bar.update(1)
         rows += _stage_rows(layer, stages, "decode", decode_steps)
         quality["decode"] = measure(stages, cache)
