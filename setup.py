@@ -114,8 +114,8 @@ class BuildPython(build_py):
 
     def run(self) -> None:
         super().run()
-        if REASON and not self.editable_mode:
-            write_note(Path(self.build_lib) / "dsa_ops", REASON)
+        if REASON:
+            write_note((ROOT if self.editable_mode else Path(self.build_lib)) / "dsa_ops", REASON)
 
 
 def write_note(package: Path, sentence: str) -> None:

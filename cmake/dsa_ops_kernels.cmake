@@ -1,7 +1,31 @@
 # libdsa_ops.so.0: every kernel behind include/dsa_ops, torch-free, with its own CUDA runtime.
 
-file(GLOB_RECURSE DSA_OPS_SOURCES CONFIGURE_DEPENDS
-     "${CMAKE_CURRENT_SOURCE_DIR}/csrc/kernels/*.cu" "${CMAKE_CURRENT_SOURCE_DIR}/csrc/kernels/*.cpp")
+set(DSA_OPS_SOURCES
+  build_info.cpp
+  launch.cpp
+  caches/gather_index_cache.cu
+  caches/gather_mla_cache.cu
+  caches/kernels.cpp
+  caches/merge_states.cu
+  caches/prepare_index_k.cu
+  caches/prepare_index_q.cu
+  caches/write_index_cache.cu
+  caches/write_mla_cache.cu
+  indexer/checks.cpp
+  indexer/indexer.cpp
+  indexer/plan.cpp
+  indexer/sm90_paged.cu
+  indexer/sm90_ragged.cu
+  indexer/tensor_map.cpp
+  sparse_mla/kernels.cpp
+  sparse_mla/plan.cpp
+  sparse_mla/sparse_mla_decode.cu
+  sparse_mla/sparse_mla_prefill.cu
+  topk/indexer_topk.cpp
+  topk/plan.cpp
+  topk/row_lengths.cu
+  topk/sm90_topk.cu)
+list(TRANSFORM DSA_OPS_SOURCES PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/csrc/kernels/")
 
 add_library(dsa_ops SHARED ${DSA_OPS_SOURCES})
 add_library(dsa_ops::dsa_ops ALIAS dsa_ops)
@@ -23,6 +47,7 @@ target_compile_options(dsa_ops PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:
   --expt-relaxed-constexpr -lineinfo -Xfatbin=--compress-mode=size
   -Xptxas=-v,--warn-on-spills,--warn-on-local-memory-usage,--warning-as-error>)
 set_target_properties(dsa_ops PROPERTIES
+  CUDA_ARCHITECTURES 90a-real
   CUDA_RUNTIME_LIBRARY Static
   CUDA_COMPILER_LAUNCHER "sh;${CMAKE_CURRENT_SOURCE_DIR}/cmake/keep_log.sh;${DSA_OPS_CCACHE}"
   LINKER_LANGUAGE CUDA
@@ -30,4 +55,4 @@ set_target_properties(dsa_ops PROPERTIES
   LINK_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/csrc/exports.map")
 target_link_options(dsa_ops PRIVATE
   "LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/csrc/exports.map"
-  LINKER:--exclude-libs,ALL)
+  LINKER:--exclude-libs,ALL LINKER:--no-undefined)

@@ -43,9 +43,7 @@ class Checker:
 
     def last_dim_contiguous(self, tensor: Tensor, argument: str) -> None:
         if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
-            self.fail(
-                argument, "contiguous in its last dimension", f"stride {tensor.stride(-1)}"
-            )
+            self.fail(argument, "contiguous in its last dimension", f"stride {tensor.stride(-1)}")
 
     def aligned_16(self, tensor: Tensor, argument: str) -> None:
         """Base and every stride but the last multiples of 16 bytes. The base counts from the start

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import torch
 
-_LIBRARY_PATH = Path(__file__).parent / "lib" / "libdsa_ops_torch.so"
+_LIBRARY_FOLDER = Path(__file__).parent / "lib"
+_LIBRARY_PATH = _LIBRARY_FOLDER / "libdsa_ops_torch.so"
+_NOTE_PATH = _LIBRARY_FOLDER / "BUILD_NOTE.txt"
+
+
+def build_note() -> str:
+    """What the installation built, in one sentence, or why it built no kernels."""
+    return _NOTE_PATH.read_text().strip() if _NOTE_PATH.exists() else "it was never installed"
 
 
 def _load() -> str | None:
@@ -17,7 +24,7 @@ def _load() -> str | None:
     if os.environ.get("DSA_OPS_FORCE_FALLBACK") == "1":
         return "disabled by DSA_OPS_FORCE_FALLBACK=1"
     if not _LIBRARY_PATH.exists():
-        return "this build has no compiled kernels (it was installed without nvcc)"
+        return f"this package has no compiled kernels: {build_note()}"
     try:
         torch.ops.load_library(str(_LIBRARY_PATH))
     except OSError as error:

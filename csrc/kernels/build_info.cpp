@@ -6,17 +6,10 @@
 #include "kernels/launch.h"
 
 namespace dsa_ops {
-
-// Weak while some op families are still being written.
-__attribute__((weak)) KernelList caches_kernels();
-__attribute__((weak)) KernelList indexer_kernels();
-__attribute__((weak)) KernelList topk_kernels();
-__attribute__((weak)) KernelList sparse_mla_kernels();
-
 namespace {
 
-KernelList (*const kLists[])() = {caches_kernels, indexer_kernels, topk_kernels,
-                                  sparse_mla_kernels};
+constexpr KernelList (*kLists[])() = {caches_kernels, indexer_kernels, topk_kernels,
+                                      sparse_mla_kernels};
 
 }  // namespace
 
@@ -28,13 +21,12 @@ char const* cuda_version() noexcept { return DSA_OPS_CUDA_VERSION; }
 
 int32_t kernel_count() noexcept {
   int32_t count = 0;
-  for (auto list : kLists) count += list ? list().count : 0;
+  for (auto list : kLists) count += list().count;
   return count;
 }
 
 KernelInfo kernel_info(int32_t index) noexcept {
   for (auto list : kLists) {
-    if (list == nullptr) continue;
     KernelList const kernels = list();
     if (0 <= index && index < kernels.count) return kernels.entries[index].info;
     index -= kernels.count;
@@ -46,7 +38,6 @@ Status preload() noexcept {
   DeviceProperties properties;
   Status status = current_device(&properties, "preload");
   for (auto list : kLists) {
-    if (list == nullptr) continue;
     KernelList const kernels = list();
     for (int i = 0; status.ok() && i < kernels.count; ++i) {
       // Asking for a function's attributes loads its module.

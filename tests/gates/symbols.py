@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from gates.native_build import run_tool
+from tests.gates.native_build import run_tool
 
 # "0000000000001150 T dsa_ops::v0::version()@@DSA_OPS_0", "                 U free@GLIBC_2.2.5"
 _SYMBOL = re.compile(r"^(?:[0-9a-f]+| +) (\w) (.+?)(?:@@?\S+)?$", re.MULTILINE)
 _NEEDED = re.compile(r"\(NEEDED\).*\[(.+)\]")
 _RUNPATH = re.compile(r"\((?:RUNPATH|RPATH)\).*\[(.*)\]")
-_API = re.compile(r"DSA_OPS_API\s+[\w\s*]*?(\w+)\(")
+_API = re.compile(r"^\s*DSA_OPS_API\s[\w\s*]*?(\w+)\(", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from digest import SOURCES, source_digest
-from gates.native_build import ROOT
+
+from tests.digest import SOURCES, source_digest
+from tests.gates.native_build import ROOT
 
 
 @pytest.fixture

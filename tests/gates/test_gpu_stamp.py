@@ -7,8 +7,9 @@ import warnings
 from typing import Any
 
 import pytest
-from digest import source_digest
-from gates.native_build import ROOT
+
+from tests.digest import source_digest
+from tests.gates.native_build import ROOT
 
 STAMP = ROOT / "tests" / "gpu_stamp.json"
 

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from gates.native_build import ROOT
+
+from tests.gates.native_build import ROOT
 
 _INCLUDE = re.compile(r'^\s*#\s*include\s*([<"][^>"]+)[>"]', re.MULTILINE)
 _STANDARD = r"<[a-z_]+"

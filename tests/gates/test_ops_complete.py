@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from gates.native_build import ROOT, TORCH_LIBRARY, require_native
 
 import dsa_ops
-from dsa_ops import reference
+from dsa_ops import _native, reference
 from dsa_ops._library import OPS
+from tests.gates.native_build import ROOT, require_native
 
 NAMES = (
     "gather_index_cache gather_mla_cache indexer_logits indexer_topk merge_states "
@@ -43,8 +43,8 @@ def twin_problems(
     found = []
     if function is None or not inspect.getdoc(function):
         found.append("has no public function with a docstring")
-    if twin is None or not inspect.getdoc(twin):
-        found.append("has no reference with a docstring")
+    if twin is None:
+        found.append("has no reference")
     if function is not None and twin is not None:
         signature = set(inspect.signature(function).parameters) - {"out"}
         if missing := signature - inspect.signature(twin).parameters.keys():
@@ -85,7 +85,7 @@ def test_op_has_a_kernel_and_a_header(name: str) -> None:
     headers = [header.read_text() for header in (ROOT / "include" / "dsa_ops").glob("*.h")]
     assert any(re.search(rf"DSA_OPS_API Status {name}\(", header) for header in headers)
     require_native()
-    assert torch.ops.loaded_libraries & {str(TORCH_LIBRARY)}
+    assert _native.unavailable_reason is None
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"dsa_ops::{name}", "CUDA")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from gates.native_build import ROOT, build_folder
-from gates.ptxas_log import FATAL_ADVISORIES, kernel_reports, problems
+
+from tests.gates.native_build import ROOT, build_folder
+from tests.gates.ptxas_log import FATAL_ADVISORIES, kernel_reports, problems
 
 GOOD = """\
 ptxas info    : 0 bytes gmem

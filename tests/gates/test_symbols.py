@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from gates.native_build import CORE_LIBRARY, ROOT, TORCH_LIBRARY, require_native
-from gates.symbols import (
+
+from tests.gates.native_build import CORE_LIBRARY, ROOT, TORCH_LIBRARY, require_native
+from tests.gates.symbols import (
     DynamicSymbols,
     declared_functions,
     dynamic_symbols,
@@ -100,6 +101,7 @@ def test_gate_sees_a_foreign_dependency(name: str) -> None:
 
 def test_declared_functions_are_found() -> None:
     header = """
+    #define DSA_OPS_API __attribute__((visibility("default")))
     DSA_OPS_API char const* version() noexcept;
     DSA_OPS_API Status topk(TopkParams const& params,
                             cudaStream_t stream) noexcept;

@@ -47,6 +47,16 @@ __device__ __forceinline__ void tma_load_3d(void* shared_dst, CUtensorMap const*
       : "memory");
 }
 
+__device__ __forceinline__ void tma_load_4d(void* shared_dst, CUtensorMap const* map,
+                                            uint64_t* barrier, int32_t x, int32_t y, int32_t z,
+                                            int32_t w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
+      "%4, %5, %6}], [%2];" ::"r"(shared_address(shared_dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
 __device__ __forceinline__ void prefetch_tensor_map(CUtensorMap const* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -21,7 +21,9 @@ __device__ __forceinline__ void cluster_wait_acquire() {
 // Address, in the cluster's shared-memory window, of a local shared address in block `rank`.
 __device__ __forceinline__ uint32_t map_to_rank(uint32_t shared_address, uint32_t rank) {
   uint32_t mapped;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(mapped) : "r"(shared_address), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;"
+               : "=r"(mapped)
+               : "r"(shared_address), "r"(rank));
   return mapped;
 }
 

@@ -60,8 +60,8 @@ struct Winners {
   int count;
 };
 
-// Writes this block's winning positions to `winners` (shared memory), in order. `slice_begin` is the
-// position of the slice's first logit. The caller synchronises before reading them.
+// Writes this block's winning positions to `winners` (shared memory), in order. `slice_begin` is
+// the position of the slice's first logit. The caller synchronises before reading them.
 template <LogitsType kType>
 __device__ __forceinline__ Winners compact(SharedStorage& shared, uint4* key_quads,
                                            Slice<kType> const& slice, int resident,
@@ -113,7 +113,8 @@ __device__ __forceinline__ Winners compact(SharedStorage& shared, uint4* key_qua
     greater += counts.total & 0xFFFF;
     equal += counts.total >> 16;
   }
-  uint32_t const first = selection.greater_before + (settled ? selection.equal_before : ties_before);
+  uint32_t const first =
+      selection.greater_before + (settled ? selection.equal_before : ties_before);
   return Winners{static_cast<int>(first),
                  static_cast<int>(greater + min(equal, ties) - ties_before)};
 }

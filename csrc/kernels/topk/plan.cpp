@@ -36,8 +36,7 @@ static_assert(shared_bytes(kMaxTiles * kTileKeys, kMaxTopk) <= kMaxSharedBytes);
 
 }  // namespace
 
-TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k,
-                   int32_t num_sms) noexcept {
+TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms) noexcept {
   if (num_columns <= top_k) {  // every row is selected whole
     return TopkPlan{1, 0, static_cast<int32_t>(shared_bytes(0, 0)), num_rows};
   }

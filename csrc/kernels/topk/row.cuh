@@ -6,8 +6,8 @@
 
 namespace dsa_ops::topk_sm90 {
 
-// The key of a logit: unsigned, in the logits' order, NaN as -inf and -0 as +0. No key of a logit is
-// below that of -inf, so 0 stands for "no logit": it falls into a bin under every threshold.
+// The key of a logit: unsigned, in the logits' order, NaN as -inf and -0 as +0. No key of a logit
+// is below that of -inf, so 0 stands for "no logit": it falls into a bin under every threshold.
 // Written in PTX because no compiler flag may flush a subnormal or drop the canonicalisation.
 inline constexpr uint32_t kNoKey = 0;
 __device__ __forceinline__ uint32_t key_of(float logit) {
@@ -51,10 +51,9 @@ struct Packet<LogitsType::kBfloat16> {
   static __device__ uint4 quad(uint4 raw, int index) {
     uint32_t const first = index == 0 ? raw.x : raw.z;
     uint32_t const second = index == 0 ? raw.y : raw.w;
-    return make_uint4(key_of(__uint_as_float(first << 16)),
-                      key_of(__uint_as_float(first & 0xFFFF0000u)),
-                      key_of(__uint_as_float(second << 16)),
-                      key_of(__uint_as_float(second & 0xFFFF0000u)));
+    return make_uint4(
+        key_of(__uint_as_float(first << 16)), key_of(__uint_as_float(first & 0xFFFF0000u)),
+        key_of(__uint_as_float(second << 16)), key_of(__uint_as_float(second & 0xFFFF0000u)));
   }
 };
 

@@ -1,9 +1,10 @@
 // The exact threshold of a row: a radix select over the keys of a cluster's blocks.
 //
-// A round histograms one digit of the keys that share the threshold's resolved digits, then one warp
-// of each block finds the bin in which the k-th best key lies. Every block of the cluster reads the
-// same histograms and reaches the same result, so a round costs one cluster barrier: 64 coarse sums
-// per block lead to the 32 bins that matter, and nothing else crosses between multiprocessors.
+// A round histograms one digit of the keys that share the threshold's resolved digits, then one
+// warp of each block finds the bin in which the k-th best key lies. Every block of the cluster
+// reads the same histograms and reaches the same result, so a round costs one cluster barrier: 64
+// coarse sums per block lead to the 32 bins that matter, and nothing else crosses between
+// multiprocessors.
 #pragma once
 #include <cstdint>
 
@@ -34,8 +35,8 @@ __device__ __forceinline__ void clear_histogram(uint32_t* histogram, int thread,
   for (int i = thread; i < kBins / 4; i += num_threads) quads[i] = make_uint4(0, 0, 0, 0);
 }
 
-// Counts the digit of a round in the keys whose higher digits are the threshold's. Adding a constant
-// 1 with no result lets the hardware merge the lanes of a warp that meet in one bin.
+// Counts the digit of a round in the keys whose higher digits are the threshold's. Adding a
+// constant 1 with no result lets the hardware merge the lanes of a warp that meet in one bin.
 struct DigitCounter {
   uint32_t* histogram;
   uint32_t threshold;
@@ -69,11 +70,13 @@ struct DigitCounter {
 };
 
 __device__ __forceinline__ void sum_coarse_bins(SharedStorage& shared, int buffer) {
+  static_assert(kCoarseBins % kWarps == 0);
   int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
 #pragma unroll
-  for (int coarse = threadIdx.x / 32; coarse < kCoarseBins; coarse += kWarps) {
-    uint32_t const sum =
-        __reduce_add_sync(kAllLanes, shared.histogram[buffer][coarse * 32 + lane]);
+  for (int i = 0; i < kCoarseBins / kWarps; ++i) {
+    int const coarse = i * kWarps + warp;
+    uint32_t const sum = __reduce_add_sync(kAllLanes, shared.histogram[buffer][coarse * 32 + lane]);
     if (lane == 0) shared.coarse[buffer][coarse] = sum;
   }
 }
@@ -92,8 +95,8 @@ __device__ __forceinline__ BinSums sum_bin_pair(uint32_t const* pair, int rank) 
     BinSums sums{};
 #pragma unroll
     for (int peer = 0; peer < kClusterSize; ++peer) {
-      uint2 const bins = ptx::load_cluster_pair(
-          ptx::map_to_rank(dsa_ops::ptx::shared_address(pair), peer));
+      uint2 const bins =
+          ptx::load_cluster_pair(ptx::map_to_rank(dsa_ops::ptx::shared_address(pair), peer));
       sums.total.x += bins.x;
       sums.total.y += bins.y;
       sums.lower.x += peer < rank ? bins.x : 0;
@@ -120,8 +123,8 @@ __device__ __forceinline__ uint2 sum_bin(uint32_t const* bin, int rank) {  // {t
   }
 }
 
-// One warp. Lane 0 holds the highest bins, so that sums over lower lanes count better keys. Some lane
-// always crosses: the bins hold at least `remaining` keys.
+// One warp. Lane 0 holds the highest bins, so that sums over lower lanes count better keys. Some
+// lane always crosses: the bins hold at least `remaining` keys.
 template <int kClusterSize>
 __device__ __forceinline__ void find_bin(SharedStorage& shared, int buffer, int shift, int rank,
                                          Selection const& selection) {
@@ -130,8 +133,7 @@ __device__ __forceinline__ void find_bin(SharedStorage& shared, int buffer, int 
   BinSums const pair = sum_bin_pair<kClusterSize>(&shared.coarse[buffer][low_bin], rank);
   uint32_t const inclusive = warp_inclusive_sum(pair.total.x + pair.total.y, lane);
   uint32_t const exclusive = inclusive - pair.total.x - pair.total.y;
-  int const coarse_lane =
-      __ffs(__ballot_sync(kAllLanes, inclusive >= selection.remaining)) - 1;
+  int const coarse_lane = __ffs(__ballot_sync(kAllLanes, inclusive >= selection.remaining)) - 1;
   bool const in_high = exclusive + pair.total.y >= selection.remaining;
   uint32_t lower_above = 0;
   if (lane < coarse_lane) lower_above = pair.lower.x + pair.lower.y;
@@ -143,8 +145,7 @@ __device__ __forceinline__ void find_bin(SharedStorage& shared, int buffer, int 
   int const bin = coarse_bin * 32 + 31 - lane;
   uint2 const fine = sum_bin<kClusterSize>(&shared.histogram[buffer][bin], rank);
   uint32_t const above_or_in = above + warp_inclusive_sum(fine.x, lane);
-  int const fine_lane =
-      __ffs(__ballot_sync(kAllLanes, above_or_in >= selection.remaining)) - 1;
+  int const fine_lane = __ffs(__ballot_sync(kAllLanes, above_or_in >= selection.remaining)) - 1;
   if (lane < fine_lane) lower_above += fine.y;
   if constexpr (kClusterSize > 1) lower_above = __reduce_add_sync(kAllLanes, lower_above);
   if (lane == fine_lane) {
@@ -183,8 +184,26 @@ __device__ __forceinline__ Selection finish_round(SharedStorage& shared, int rou
   return shared.selection;
 }
 
-// Finds the cluster's k-th best key. The slice's first `resident` keys, whole packets, are loaded into
-// shared memory on the way; keys that do not fit are read again from the logits in every round.
+// A digit after the first, of the keys in shared memory. Reads a batch before it counts, as no load
+// may pass an atomic. kNoKey matches no threshold once its first digit is known.
+__device__ __forceinline__ void count_resident(DigitCounter const& counter, uint4 const* key_quads,
+                                               int num_quads) {
+  constexpr int kBatch = 4;
+  for (int first = threadIdx.x; first < num_quads; first += kBatch * kThreads) {
+    uint4 keys[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      int const quad = first + i * kThreads;
+      keys[i] = quad < num_quads ? key_quads[quad] : make_uint4(kNoKey, kNoKey, kNoKey, kNoKey);
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) counter.count(keys[i]);
+  }
+}
+
+// Finds the cluster's k-th best key. The slice's first `resident` keys, whole packets, are loaded
+// into shared memory on the way; keys that do not fit are read again from the logits in every
+// round.
 template <int kClusterSize, LogitsType kType>
 __device__ __forceinline__ Selection select_threshold(SharedStorage& shared, uint4* key_quads,
                                                       Slice<kType> const& slice, int resident,
@@ -202,10 +221,7 @@ __device__ __forceinline__ Selection select_threshold(SharedStorage& shared, uin
         counter.count_all(keys);
       });
     } else {
-#pragma unroll 4
-      for (int quad = threadIdx.x; quad < resident / 4; quad += kThreads) {
-        counter.count(key_quads[quad]);
-      }
+      count_resident(counter, key_quads, resident / 4);
     }
     if (resident < slice.keys) {
       visit_packets(slice, resident / kPacketKeys, slice.keys / kPacketKeys,

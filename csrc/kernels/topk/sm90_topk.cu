@@ -100,9 +100,8 @@ Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t strea
 
 template <LogitsType kType, int kClusterSize>
 KernelEntry entry(char const* tile) {
-  return KernelEntry{
-      {"topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
-      reinterpret_cast<void const*>(topk_kernel<kType, kClusterSize>)};
+  return KernelEntry{{"topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
+                     reinterpret_cast<void const*>(topk_kernel<kType, kClusterSize>)};
 }
 
 }  // namespace

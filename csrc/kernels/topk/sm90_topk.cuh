@@ -1,14 +1,14 @@
-// indices[t, :] = positions (or slots) of the top_k best of logits[t, start(t) : end(t)], ascending.
+// indices[t, :] = ascending positions (or slots) of the top_k best of logits[t, start(t) : end(t)].
 //
-// A cluster of kClusterSize blocks (512 threads each) takes one row, a block one contiguous slice of
-// it. No roles and no pipeline: load + first digit, up to two more digits, compaction, output; the
-// overlap of one row's loads with another's selection comes from several blocks per multiprocessor.
-// Registers: capped at 40. Shared memory: 17,280 bytes (two histograms, coarse sums, scan totals) +
+// A cluster of kClusterSize blocks (512 threads each) takes one row, a block one contiguous slice
+// of it. No roles and no pipeline: load + first digit, up to two more digits, compaction, output;
+// the overlap of one row's loads with another's selection comes from two blocks per multiprocessor.
+// Registers: at most 64. Shared memory: 17,152 bytes (two histograms, coarse sums, scan totals) +
 // 4 per resident key + 4 * top_k.
 //
 // Barriers are described where they stand: finish_round (one of the cluster per digit), scan_block,
 // and at the end of the kernel one cluster barrier that keeps a block's histograms alive while its
-// peers read them. Whether a row takes 0, 1, 2 or 3 rounds is the same in all blocks of its cluster.
+// peers read them. How many rounds a row takes (0 to 3) is the same in all blocks of its cluster.
 #pragma once
 #include <cstdint>
 
@@ -58,8 +58,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   // last __syncthreads.
   if constexpr (kClusterSize > 1) ptx::cluster_arrive_relaxed();
 
-  Winners const mine =
-      compact(shared, key_quads, slice, resident, selection, slice_begin, winners);
+  Winners const mine = compact(shared, key_quads, slice, resident, selection, slice_begin, winners);
   __syncthreads();
   for (int i = threadIdx.x; i < mine.count; i += kThreads) {
     indices[mine.first + i] = slot(winners[i]);

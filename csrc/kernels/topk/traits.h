@@ -9,7 +9,7 @@ namespace dsa_ops::topk_sm90 {
 
 inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
-// Three blocks share a multiprocessor's registers; how many fit is then up to shared memory.
+// Two blocks share a multiprocessor's registers, if their shared memory fits too.
 inline constexpr int kMinBlocks = 2;
 inline constexpr int kMaxRegisters = 65536 / (kThreads * kMinBlocks) / 8 * 8;
 
@@ -39,8 +39,9 @@ struct Selection {
 
 // Followed by the keys (capacity_keys x 4 bytes) and the winners' positions (top_k x 4 bytes).
 struct alignas(128) SharedStorage {
-  uint32_t histogram[2][kBins];       // rounds alternate, so that peers read one while the other
-  uint32_t coarse[2][kCoarseBins];    // is being prepared; coarse bins sum 32 bins each
+  // Rounds alternate, so that peers read one while the other is prepared.
+  uint32_t histogram[2][kBins];
+  uint32_t coarse[2][kCoarseBins];  // sums of 32 bins
   uint32_t warp_totals[2][kWarps];
   Selection selection;
 };

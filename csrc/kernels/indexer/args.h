@@ -1,0 +1,46 @@
+// What the launch code hands to the kernels: pointers, strides in elements, plans, tensor maps.
+#pragma once
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "kernels/indexer/row_length.h"
+
+namespace dsa_ops::indexer {
+
+struct RaggedArgs {
+  CUtensorMap query_map;  // e4m3 [rows, heads, 128]
+  CUtensorMap key_map;    // e4m3 [keys, 128]
+  float const* k_scale;
+  float const* weights;
+  int64_t weights_row_stride;
+  int32_t const* row_starts;
+  int32_t const* row_ends;
+  float* logits;
+  int64_t logits_row_stride;
+  int32_t num_rows;
+  int32_t num_keys;
+  int32_t units;       // row tiles x chunks of keys
+  int32_t chunks;      // of every row tile
+  int32_t chunk_keys;  // a multiple of 128
+};
+
+struct PagedArgs {
+  CUtensorMap query_map;  // e4m3 [batch, next_n, heads, 128]
+  CUtensorMap key_map;    // e4m3 [pages, 64, 128]
+  uint8_t const* index_cache;
+  int64_t page_stride_bytes;
+  int64_t num_pages;
+  float const* weights;
+  int64_t weights_row_stride;
+  RowLengths lengths;
+  int32_t const* block_table;
+  int64_t block_table_stride;
+  float* logits;
+  int64_t logits_row_stride;
+  int32_t tiles_per_request;  // row tiles
+  int32_t row_tiles;          // of all requests
+  int32_t max_context_len;
+};
+
+}  // namespace dsa_ops::indexer

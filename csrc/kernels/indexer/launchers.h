@@ -1,0 +1,19 @@
+// The compiled kernels of this folder, chosen by head count and variant.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "kernels/indexer/args.h"
+#include "kernels/indexer/plan.h"
+#include "kernels/launch.h"
+
+namespace dsa_ops::indexer {
+
+Status launch_ragged(RaggedArgs const& args, int32_t num_heads, bool clean, int32_t grid,
+                     cudaStream_t stream) noexcept;
+KernelList ragged_kernels();
+
+Status launch_paged(PagedArgs const& args, int32_t num_heads, PagedPlan const& plan,
+                    cudaStream_t stream) noexcept;
+KernelList paged_kernels();
+
+}  // namespace dsa_ops::indexer

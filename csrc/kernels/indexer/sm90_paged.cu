@@ -1,0 +1,55 @@
+#include "kernels/indexer/launch_kernel.cuh"
+#include "kernels/indexer/launchers.h"
+#include "kernels/indexer/sm90_paged.cuh"
+
+namespace dsa_ops::indexer {
+namespace {
+
+template <int kHeads, int kRows>
+Status launch_tile(PagedArgs const& args, int32_t grid, cudaStream_t stream) {
+  return launch_kernel<sm90_paged_indexer_logits_kernel<kHeads, kRows>,
+                       PagedStorage<PagedTile<kHeads, kRows>>>(args, grid, stream,
+                                                               "paged_indexer_logits");
+}
+
+template <int kHeads>
+Status launch(PagedArgs const& args, PagedPlan const& plan, cudaStream_t stream) {
+  switch (plan.tile_rows) {
+    case 1: return launch_tile<kHeads, 1>(args, plan.grid, stream);
+    case 2: return launch_tile<kHeads, 2>(args, plan.grid, stream);
+    default: return launch_tile<kHeads, 4>(args, plan.grid, stream);
+  }
+}
+
+template <int kHeads, int kRows>
+KernelEntry entry(char const* tile) {
+  return kernel_entry<sm90_paged_indexer_logits_kernel<kHeads, kRows>,
+                      PagedStorage<PagedTile<kHeads, kRows>>>("sm90_paged_indexer_logits_kernel",
+                                                              "paged_indexer_logits", tile);
+}
+
+}  // namespace
+
+Status launch_paged(PagedArgs const& args, int32_t num_heads, PagedPlan const& plan,
+                    cudaStream_t stream) noexcept {
+  switch (num_heads) {
+    case 8: return launch<8>(args, plan, stream);
+    case 16: return launch<16>(args, plan, stream);
+    case 32: return launch<32>(args, plan, stream);
+    default: return launch<64>(args, plan, stream);
+  }
+}
+
+KernelList paged_kernels() {
+  static KernelEntry const kEntries[] = {
+      entry<64, 1>("1 row of 64 heads x 2 pages"),  entry<64, 2>("2 rows of 64 heads x 2 pages"),
+      entry<64, 4>("4 rows of 64 heads x 2 pages"), entry<32, 1>("1 row of 32 heads x 2 pages"),
+      entry<32, 2>("2 rows of 32 heads x 2 pages"), entry<32, 4>("4 rows of 32 heads x 2 pages"),
+      entry<16, 1>("1 row of 16 heads x 2 pages"),  entry<16, 2>("2 rows of 16 heads x 2 pages"),
+      entry<16, 4>("4 rows of 16 heads x 2 pages"), entry<8, 1>("1 row of 8 heads x 2 pages"),
+      entry<8, 2>("2 rows of 8 heads x 2 pages"),   entry<8, 4>("4 rows of 8 heads x 2 pages"),
+  };
+  return KernelList{kEntries, sizeof(kEntries) / sizeof(kEntries[0])};
+}
+
+}  // namespace dsa_ops::indexer

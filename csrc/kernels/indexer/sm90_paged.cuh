@@ -1,0 +1,290 @@
+// paged_indexer_logits: row (b, j) of a request's next_n tokens scores the first length(b, j) keys
+// of the pages block_table[b, :]; every other column is -inf.
+//
+// A row tile is 1, 2 or 4 rows of a request. The pages that the row tiles need are laid end to end
+// and cut into equal shares, one per block: a share is a few pieces (row tile, range of pages), and
+// one long request keeps every block busy. A stage is two pages, one for each math warpgroup.
+//
+//   warps 0-7   two math warpgroups: one page of each stage, wgmma and epilogue in registers
+//   warp 8      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
+//               copy; a page that is not in the cache is never read, only reported as absent
+//   warps 9-11  -inf from the end of a row tile's pages to max_context_len
+//
+// Rings and barriers:
+//   query_full[2]   1 arrival (producer, with the bytes of the query tile); the math warps wait
+//   query_empty[2]  8 arrivals (one per math warp, after a piece's last stage); the producer waits
+//   key_full[8]     1 arrival (producer, with the bytes of the pages present); the math warps wait
+//   key_empty[8]    8 arrivals (one per math warp: the end of a wgmma is known per warp); the
+//                   producer waits
+// The producer ends with a piece of 0 stages. Everything it loads is waited for, so no copy is in
+// flight when the block exits.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "device/ptx/copy.cuh"
+#include "device/ptx/mbarrier.cuh"
+#include "device/ptx/warp.cuh"
+#include "kernels/indexer/args.h"
+#include "kernels/indexer/scoring.cuh"
+
+namespace dsa_ops::indexer {
+
+// The rows of a row tile: the request, its first token and how many tokens.
+struct TileRows {
+  int32_t request;
+  int32_t first_token;
+  int32_t tokens;
+};
+
+template <class Tile>
+__device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row_tile) {
+  TileRows rows;
+  rows.request = row_tile / args.tiles_per_request;
+  rows.first_token = row_tile % args.tiles_per_request * Tile::kQueries;
+  rows.tokens = min(Tile::kQueries, args.lengths.next_n - rows.first_token);
+  return rows;
+}
+
+// Pages that hold every key any row of the tile sees.
+template <class Tile>
+__device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
+  TileRows const rows = tile_rows<Tile>(args, row_tile);
+  int32_t length = 0;
+  for (int32_t j = 0; j < rows.tokens; ++j) {
+    length = max(length, args.lengths.of(rows.request, rows.first_token + j));
+  }
+  return (length + kPageKeys - 1) / kPageKeys;
+}
+
+__device__ __forceinline__ int32_t warp_inclusive_sum(int32_t value, int lane) {
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    int32_t const below = __shfl_up_sync(~0u, value, offset);
+    if (lane >= offset) value += below;
+  }
+  return value;
+}
+
+template <class Tile>
+class PagedProducer {
+ public:
+  __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
+      : args_(args), shared_(shared), lane_(lane) {}
+
+  // Page counts fit 32 bits: 64 logits of 4 bytes exist for (almost) every page counted.
+  __device__ void run() {
+    int32_t total = 0;
+    for (int32_t i = lane_; i < args_.row_tiles; i += 32) total += pages_of<Tile>(args_, i);
+    total = __reduce_add_sync(~0u, total);
+    // Even shares, so that only a piece's last stage can be half empty.
+    int32_t const blocks = static_cast<int32_t>(gridDim.x);
+    int32_t const share = ((total + 1) / 2 + blocks - 1) / blocks * 2;
+    int32_t const begin = min(share * static_cast<int32_t>(blockIdx.x), total);
+    int32_t const end = min(begin + share, total);
+
+    int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
+    for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
+      int32_t const pages =
+          first + lane_ < args_.row_tiles ? pages_of<Tile>(args_, first + lane_) : 0;
+      int32_t const sum = warp_inclusive_sum(pages, lane_);
+#pragma unroll 1
+      for (int i = 0; i < 32; ++i) {
+        int32_t const tile_pages = __shfl_sync(~0u, pages, i);
+        int32_t const tile_begin = before + __shfl_sync(~0u, sum, i) - tile_pages;
+        int32_t const page_begin = max(begin - tile_begin, 0);
+        int32_t const page_end = min(end - tile_begin, tile_pages);
+        if (page_begin < page_end) produce_piece(first + i, page_begin, page_end);
+      }
+      before += __shfl_sync(~0u, sum, 31);
+    }
+    finish();
+  }
+
+ private:
+  __device__ void produce_piece(int32_t row_tile, int32_t page_begin, int32_t page_end) {
+    TileRows const rows = tile_rows<Tile>(args_, row_tile);
+    ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
+    PagedPiece& sent = shared_.pieces[queries_.stage];
+    if (lane_ == 0) {
+      sent.stages = (page_end - page_begin + 1) / 2;
+      sent.first_row = rows.request * args_.lengths.next_n + rows.first_token;
+      sent.rows = rows.tokens;
+      sent.scan_begin = page_begin * kPageKeys;
+      sent.store_end = min(page_end * kPageKeys, args_.max_context_len);
+    }
+    if (lane_ < rows.tokens) {
+      sent.row_lengths[lane_] = args_.lengths.of(rows.request, rows.first_token + lane_);
+    }
+    __syncwarp();  // the arrival below publishes every lane's writes
+    if (ptx::elect_one()) {
+      uint64_t* full = &shared_.query_full[queries_.stage];
+      ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
+      ptx::tma_load_4d(shared_.queries[queries_.stage], &args_.query_map, full, 0, 0,
+                       rows.first_token, rows.request);
+    }
+    queries_.advance();
+
+    int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
+    for (int32_t group = page_begin; group < page_end; group += 32) {
+      int32_t const lane_page = group + lane_ < page_end ? __ldg(table + group + lane_) : -1;
+      int32_t const group_pages = min(page_end - group, 32);
+#pragma unroll 1
+      for (int32_t i = 0; i < group_pages; i += 2) {
+        // The page after an odd end reads as -1 from its lane: absent, and not stored either.
+        produce_stage(__shfl_sync(~0u, lane_page, i), __shfl_sync(~0u, lane_page, i + 1));
+      }
+    }
+  }
+
+  __device__ void produce_stage(int32_t page_0, int32_t page_1) {
+    bool const present_0 = page_0 >= 0 && page_0 < args_.num_pages;
+    bool const present_1 = page_1 >= 0 && page_1 < args_.num_pages;
+    uint32_t const stage = keys_.stage;
+    ptx::mbarrier_wait(&shared_.key_empty[stage], keys_.phase ^ 1);
+    if (ptx::elect_one()) {
+      shared_.page_present[stage][0] = present_0;
+      shared_.page_present[stage][1] = present_1;
+      ptx::mbarrier_arrive_expect_tx(&shared_.key_full[stage],
+                                     (present_0 + present_1) * kPageBytes);
+      if (present_0) load_page(stage, 0, page_0);
+      if (present_1) load_page(stage, 1, page_1);
+    }
+    keys_.advance();
+  }
+
+  __device__ void load_page(uint32_t stage, int half, int32_t page) {
+    uint64_t* full = &shared_.key_full[stage];
+    ptx::tma_load_3d(shared_.keys[stage] + half * kWarpgroupKeys * kHeadDim, &args_.key_map, full,
+                     0, 0, page);
+    ptx::bulk_copy(shared_.scales[stage] + half * kPageKeys,
+                   args_.index_cache + page * args_.page_stride_bytes + kPageScalesOffset,
+                   kPageKeys * sizeof(float), full);
+  }
+
+  __device__ void finish() {
+    ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
+    if (ptx::elect_one()) {
+      shared_.pieces[queries_.stage].stages = 0;
+      ptx::mbarrier_arrive(&shared_.query_full[queries_.stage]);
+    }
+  }
+
+  PagedArgs const& args_;
+  PagedStorage<Tile>& shared_;
+  int const lane_;
+  RingPosition<kQueryStages> queries_;
+  RingPosition<kKeyStages> keys_;
+};
+
+// Warps take (row tile, 2048 columns) in turn; the math warpgroups store every column before the
+// end of the row tile's pages.
+template <class Tile>
+__device__ void fill_paged(PagedArgs const& args, int filler_warp, int lane) {
+  constexpr int32_t kColumns = 2048;
+  int32_t const parts = (args.max_context_len + kColumns - 1) / kColumns;
+  int64_t const units = static_cast<int64_t>(args.row_tiles) * parts;
+  int64_t const step = static_cast<int64_t>(gridDim.x) * kFillerWarps;
+  for (int64_t unit = filler_warp * gridDim.x + blockIdx.x; unit < units; unit += step) {
+    int32_t const row_tile = static_cast<int32_t>(unit / parts);
+    int32_t const part = static_cast<int32_t>(unit % parts);
+    int32_t const begin = max(pages_of<Tile>(args, row_tile) * kPageKeys, part * kColumns);
+    int32_t const end = min(part * kColumns + kColumns, args.max_context_len);
+    TileRows const rows = tile_rows<Tile>(args, row_tile);
+    int64_t const first_row =
+        static_cast<int64_t>(rows.request) * args.lengths.next_n + rows.first_token;
+    for (int32_t j = 0; j < rows.tokens; ++j) {
+      float* row = args.logits + (first_row + j) * args.logits_row_stride;
+      for (int32_t n = begin + lane; n < end; n += 32) row[n] = -INFINITY;
+    }
+  }
+}
+
+template <class Tile>
+__device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, int warp, int lane) {
+  RingPosition<kQueryStages> queries;
+  RingPosition<kKeyStages> keys;
+  MathRegisters<Tile> registers;
+  int const warpgroup = warp / 4;
+  uint64_t const first_keys =
+      k_major_descriptor(ptx::shared_address(shared.keys) + warpgroup * kWarpgroupKeys * kHeadDim);
+  int const lane_key = key_of_lane(warp, lane);
+  int const lane_query = query_of_lane(lane);
+
+  for (;;) {
+    ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
+    PagedPiece const& piece = shared.pieces[queries.stage];
+    int32_t const stages = piece.stages;
+    if (stages == 0) return;
+    int32_t const first_row = piece.first_row;
+    int32_t const store_end = piece.store_end;
+    int32_t const lane_rows = piece.rows - lane_query;
+    int32_t lengths[(Tile::kQueries + 1) / 2];  // of the rows 2 i + lane_query
+#pragma unroll
+    for (int i = 0; i < (Tile::kQueries + 1) / 2; ++i) {
+      lengths[i] = piece.row_lengths[2 * i + lane_query];
+    }
+#pragma unroll
+    for (int b = 0; b < Tile::kBanks; ++b) {
+      int32_t const row = first_row + b * Tile::kBankQueries;
+      load_weights<Tile>(registers.weights[b], args.weights + row * args.weights_row_stride,
+                         args.weights_row_stride, piece.rows - b * Tile::kBankQueries, lane);
+    }
+    uint64_t const query_tile =
+        k_major_descriptor(ptx::shared_address(shared.queries[queries.stage]));
+    int32_t n = piece.scan_begin + lane_key;
+    float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
+
+    for (int32_t s = 0; s < stages; ++s) {
+      float* out = first_out;
+      ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
+      float const scale = shared.scales[keys.stage][lane_key];
+      bool const present = shared.page_present[keys.stage][warpgroup] != 0;
+      score_keys<Tile>(
+          registers, descriptor_at(first_keys, keys.stage * kStageBytes), query_tile, scale, lane,
+          [&] {
+            __syncwarp();  // every lane has read the scale
+            if (lane == 0) ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
+          },
+          [&](int query, float logit) {
+            if (!present || n >= lengths[query / 2]) logit = -INFINITY;
+            if (n < store_end && query < lane_rows) *out = logit;
+            out += 2 * args.logits_row_stride;
+          });
+      keys.advance();
+      n += kStageKeys;
+      first_out += kStageKeys;
+    }
+    __syncwarp();  // every lane has read the piece
+    if (lane == 0) ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
+    queries.advance();
+  }
+}
+
+template <int kHeads, int kRows>
+__global__ void __launch_bounds__(kThreads, 1)
+    sm90_paged_indexer_logits_kernel(__grid_constant__ PagedArgs const args) {
+  using Tile = PagedTile<kHeads, kRows>;
+  extern __shared__ __align__(1024) uint8_t shared_memory[];
+  auto& shared = *reinterpret_cast<PagedStorage<Tile>*>(shared_memory);
+  // Through a shuffle, so that the compiler knows it to be the same in the whole warp.
+  int const warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  int const lane = static_cast<int>(threadIdx.x) % 32;
+
+  if (threadIdx.x == 0) init_barriers(shared);
+  __syncthreads();
+
+  if (warp < kMathWarps) {
+    ptx::setmaxnreg_inc<kMathRegisters>();
+    score_paged<Tile>(args, shared, warp, lane);
+  } else {
+    ptx::setmaxnreg_dec<kProducerRegisters>();
+    if (warp == kProducerWarp) {
+      PagedProducer<Tile>(args, shared, lane).run();
+    } else {
+      fill_paged<Tile>(args, warp - kFillerWarp, lane);
+    }
+  }
+}
+
+}  // namespace dsa_ops::indexer

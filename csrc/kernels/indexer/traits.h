@@ -1,0 +1,110 @@
+// Tiles, roles and shared memory of the indexer's kernels: the compile-time contract of this
+// folder. README.md derives the numbers.
+#pragma once
+#include <cstdint>
+
+namespace dsa_ops::indexer {
+
+inline constexpr int kHeadDim = 128;  // bytes of an e4m3 head: one row of the 128B swizzle
+inline constexpr int kPageKeys = 64;  // keys of an index-cache page: 64 x 128 e4m3, 64 fp32 scales
+inline constexpr int kPageScalesOffset = kPageKeys * kHeadDim;
+inline constexpr int kPageBytes = kPageKeys * (kHeadDim + 4);
+
+// Two math warpgroups score 64 keys each of every 128-key stage. In the third warpgroup one warp
+// feeds them, the other three fill what is not scored with -inf.
+inline constexpr int kMathWarpgroups = 2;
+inline constexpr int kMathWarps = 4 * kMathWarpgroups;
+inline constexpr int kWarpgroupKeys = 64;
+inline constexpr int kStageKeys = kMathWarpgroups * kWarpgroupKeys;
+inline constexpr int kStageBytes = kStageKeys * kHeadDim;
+inline constexpr int kKeyStages = 8;
+inline constexpr int kQueryStages = 2;
+inline constexpr int kThreads = 384;
+inline constexpr int kProducerWarp = kMathWarps;
+inline constexpr int kFillerWarp = kProducerWarp + 1;
+inline constexpr int kFillerWarps = kThreads / 32 - kFillerWarp;
+
+// A launch of 384 threads allocates 168 registers a thread: 504 for the three warpgroups to share.
+inline constexpr int kLaunchRegisters = 168;
+inline constexpr int kMathRegisters = 232;
+inline constexpr int kProducerRegisters = 40;
+static_assert(
+    kMathWarpgroups * kMathRegisters + kProducerRegisters <= 3 * kLaunchRegisters,
+    "The register split must fit what the launch allocates, or setmaxnreg never returns.");
+
+// The queries scored against a stage of keys: `Banks` accumulator banks of `BankQueries` queries.
+// A bank is one wgmma wide: its columns are (query, head) pairs, the head running fastest.
+template <int Heads, int BankQueries, int Banks>
+struct QueryTile {
+  static constexpr int kHeads = Heads;
+  static constexpr int kBankQueries = BankQueries;
+  static constexpr int kBanks = Banks;
+  static constexpr int kQueries = Banks * BankQueries;
+  static constexpr int kColumns = Heads * BankQueries;
+  static constexpr int kAccumulators = kColumns / 2;  // per thread and bank
+  static constexpr int kWeights = kColumns / 4;       // per thread and bank
+  static constexpr int kBankBytes = kColumns * kHeadDim;
+  static constexpr int kQueryBytes = kBanks * kBankBytes;
+  static_assert(kColumns % 8 == 0 && kColumns <= 128,
+                "A bank must be a wgmma of up to 128 columns.");
+  static_assert(BankQueries == 1 || BankQueries % 2 == 0, "The epilogue takes queries in pairs.");
+  static_assert(kQueries <= 32, "The producer holds one query row per lane.");
+};
+
+// Ragged prefill fills both banks: 4, 8, 16 or 32 rows for 64, 32, 16 or 8 heads.
+template <int Heads>
+using RaggedTile = QueryTile<Heads, 128 / Heads, 2>;
+
+// Paged decode scores up to 4 rows of a request at once: a second bank only for 4 rows of 64 heads.
+template <int Heads, int Rows>
+using PagedTile =
+    QueryTile<Heads, Heads * Rows <= 128 ? Rows : Rows / 2, Heads * Rows <= 128 ? 1 : 2>;
+
+struct RowRange {
+  int32_t begin;
+  int32_t end;
+};
+
+// What the producer tells the math warpgroups about the queries of a stage.
+struct RaggedUnit {
+  int32_t tiles;  // stages of keys to score; 0: no more work
+  int32_t first_row;
+  int32_t scan_begin;  // first key scored
+  int32_t store_end;   // keys at and after it are not stored
+  RowRange rows[32];   // each row's range
+};
+
+struct PagedPiece {
+  int32_t stages;  // pairs of pages to score; 0: no more work
+  int32_t first_row;
+  int32_t rows;        // of the tile that exist
+  int32_t scan_begin;  // first key scored
+  int32_t store_end;   // keys at and after it are not stored
+  int32_t row_lengths[4];
+};
+
+// The `full` barriers get one arrival (the producer's), the `empty` ones one per math warp.
+struct Barriers {
+  uint64_t query_full[kQueryStages];
+  uint64_t query_empty[kQueryStages];
+  uint64_t key_full[kKeyStages];
+  uint64_t key_empty[kKeyStages];
+};
+
+template <class Tile>
+struct alignas(1024) RaggedStorage : Barriers {
+  alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
+  alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
+  RaggedUnit units[kQueryStages];
+};
+
+template <class Tile>
+struct alignas(1024) PagedStorage : Barriers {
+  alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
+  alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
+  alignas(16) float scales[kKeyStages][kStageKeys];
+  int32_t page_present[kKeyStages][kMathWarpgroups];
+  PagedPiece pieces[kQueryStages];
+};
+
+}  // namespace dsa_ops::indexer

@@ -1,0 +1,211 @@
+// The indexer chained with the selection: chunks of rows whose logits fit the workspace, so that
+// logits never exist in full.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "dsa_ops/topk.h"
+#include "kernels/indexer/checks.h"
+#include "kernels/launch.h"
+#include "kernels/topk/row_lengths.h"
+
+namespace dsa_ops {
+namespace {
+
+constexpr int64_t kLogitsBytes = int64_t{64} << 20;
+constexpr int64_t kAlignment = 256;
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+// Elements between the rows of the workspace's logits.
+int64_t row_stride(int64_t columns) {
+  return round_up(std::max<int64_t>(columns, 1), kAlignment / sizeof(float));
+}
+
+int64_t rows_per_chunk(int64_t columns) {
+  return std::max<int64_t>(kLogitsBytes / (row_stride(columns) * sizeof(float)), 1);
+}
+
+int64_t logits_bytes(int64_t rows, int64_t columns) {
+  return std::min(rows, rows_per_chunk(columns)) * row_stride(columns) * sizeof(float);
+}
+
+int64_t lengths_bytes(int64_t rows) { return round_up(rows * sizeof(int32_t), kAlignment); }
+
+Status check_workspace(void const* workspace, size_t bytes, size_t needed, char const* op) {
+  if (reinterpret_cast<uintptr_t>(workspace) % kAlignment != 0) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace must be aligned to 256 bytes, got address %p", op, workspace);
+  }
+  if (bytes < needed) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace_bytes must be at least %zu, got %zu", op, needed, bytes);
+  }
+  return Status{};
+}
+
+Status check_selection(TopkParams const& selection, char const* op) {
+  if (selection.top_k < 1 || selection.top_k > kMaxTopk) {
+    return make_status(StatusCode::kInvalidArgument, "%s: top_k must be in [1, %d], got %d", op,
+                       kMaxTopk, selection.top_k);
+  }
+  return Status{};
+}
+
+// Rows [first, first + rows): whole requests from `request` on, or, where requests have more rows
+// than a chunk takes, a part of one that begins at its row `token`. Either way the default mapping
+// of rows to requests holds within the chunk.
+struct Chunk {
+  int64_t first;
+  int64_t rows;
+  int64_t request;
+  int64_t token;
+  int64_t requests;
+};
+
+template <class Body>
+Status for_each_chunk(int64_t num_rows, int64_t rows_per_request, int64_t max_rows,
+                      Body const& body) {
+  Status status;
+  bool const whole = rows_per_request <= max_rows;
+  int64_t const whole_rows = max_rows / rows_per_request * rows_per_request;
+  for (int64_t first = 0; status.ok() && first < num_rows;) {
+    Chunk chunk{first, 0, first / rows_per_request, first % rows_per_request, 1};
+    chunk.rows = whole ? std::min(whole_rows, num_rows - first)
+                       : std::min(max_rows, rows_per_request - chunk.token);
+    if (whole) chunk.requests = chunk.rows / rows_per_request;
+    status = body(chunk);
+    first += chunk.rows;
+  }
+  return status;
+}
+
+TopkParams select_chunk(TopkParams const& selection, Chunk const& chunk, float const* logits,
+                        int64_t columns) {
+  TopkParams part = selection;
+  part.logits = logits;
+  part.logits_type = LogitsType::kFloat32;
+  part.logits_row_stride = row_stride(columns);
+  part.indices += chunk.first * selection.indices_row_stride;
+  part.num_rows = chunk.rows;
+  part.num_columns = columns;
+  return part;
+}
+
+// The block-table rows of the chunk's requests.
+void select_requests(TopkParams* part, Chunk const& chunk) {
+  if (part->block_table == nullptr) return;
+  part->block_table += chunk.request * part->block_table_stride;
+  part->num_requests = chunk.requests;
+}
+
+}  // namespace
+
+inline namespace v0 {
+
+size_t indexer_topk_workspace_bytes(int64_t num_rows, int64_t num_keys) noexcept {
+  return num_rows <= 0 ? 0 : static_cast<size_t>(logits_bytes(num_rows, num_keys));
+}
+
+Status indexer_topk(IndexerTopkParams const& p, cudaStream_t stream) noexcept {
+  constexpr char const* kOp = "indexer_topk";
+  IndexerLogitsParams const& scoring = p.scoring;
+  Status status = indexer::check_arguments(scoring, kOp);
+  if (status.ok()) status = check_selection(p.selection, kOp);
+  if (!status.ok() || scoring.num_rows == 0) return status;
+  status = check_workspace(p.workspace, p.workspace_bytes,
+                           indexer_topk_workspace_bytes(scoring.num_rows, scoring.num_keys), kOp);
+  if (!status.ok()) return status;
+
+  bool const maps_by_position =
+      p.selection.block_table != nullptr && p.selection.row_to_request == nullptr;
+  int64_t const requests = p.selection.num_requests;
+  if (maps_by_position && (requests <= 0 || scoring.num_rows % requests != 0)) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: num_requests must divide %lld rows, got %lld", kOp,
+                       static_cast<long long>(scoring.num_rows), static_cast<long long>(requests));
+  }
+  int64_t const rows_per_request = maps_by_position ? scoring.num_rows / requests : 1;
+  float* logits = static_cast<float*>(p.workspace);
+  return for_each_chunk(
+      scoring.num_rows, rows_per_request, rows_per_chunk(scoring.num_keys),
+      [&](Chunk const& chunk) {
+        IndexerLogitsParams score = scoring;
+        score.q = static_cast<uint8_t const*>(scoring.q) + chunk.first * scoring.q_row_stride;
+        score.weights += chunk.first * scoring.weights_row_stride;
+        score.row_starts += chunk.first;
+        score.row_ends += chunk.first;
+        score.logits = logits;
+        score.logits_row_stride = row_stride(scoring.num_keys);
+        score.num_rows = chunk.rows;
+        score.clean = false;
+        Status const scored = indexer_logits(score, stream);
+        if (!scored.ok()) return scored;
+
+        TopkParams select = select_chunk(p.selection, chunk, logits, scoring.num_keys);
+        select.row_starts = score.row_starts;
+        select.row_ends = score.row_ends;
+        if (maps_by_position) {
+          select_requests(&select, chunk);
+        } else if (select.row_to_request != nullptr) {
+          select.row_to_request += chunk.first;
+        }
+        return topk(select, stream);
+      });
+}
+
+size_t paged_indexer_topk_workspace_bytes(int64_t num_rows, int64_t max_context_len) noexcept {
+  if (num_rows <= 0) return 0;
+  return static_cast<size_t>(lengths_bytes(num_rows) + logits_bytes(num_rows, max_context_len));
+}
+
+Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) noexcept {
+  constexpr char const* kOp = "paged_indexer_topk";
+  PagedIndexerLogitsParams const& scoring = p.scoring;
+  Status status = indexer::check_arguments(scoring, kOp);
+  if (status.ok()) status = check_selection(p.selection, kOp);
+  int64_t const num_rows = scoring.batch * scoring.next_n;
+  if (!status.ok() || num_rows == 0) return status;
+  int64_t const columns = scoring.max_context_len;
+  status = check_workspace(p.workspace, p.workspace_bytes,
+                           paged_indexer_topk_workspace_bytes(num_rows, columns), kOp);
+  DeviceProperties device;
+  if (status.ok()) status = current_device(&device, kOp);
+  if (!status.ok()) return status;
+
+  int32_t* lengths = static_cast<int32_t*>(p.workspace);
+  float* logits =
+      reinterpret_cast<float*>(static_cast<uint8_t*>(p.workspace) + lengths_bytes(num_rows));
+  status = topk_detail::write_row_lengths(indexer::row_lengths_of(scoring),
+                                          static_cast<int32_t>(num_rows), lengths, stream, kOp);
+  if (!status.ok()) return status;
+  return for_each_chunk(num_rows, scoring.next_n, rows_per_chunk(columns), [&](Chunk const& chunk) {
+    PagedIndexerLogitsParams score = scoring;
+    score.q = static_cast<uint8_t const*>(scoring.q) + chunk.request * scoring.q_batch_stride +
+              chunk.token * scoring.q_token_stride;
+    score.weights += chunk.first * scoring.weights_row_stride;
+    // The lengths just written hold for a part of a request too.
+    score.context_lens = lengths + chunk.first;
+    score.next_n = chunk.rows / chunk.requests;
+    score.context_lens_stride = score.next_n;
+    score.context_lens_per_token = true;
+    score.block_table += chunk.request * scoring.block_table_stride;
+    score.batch = chunk.requests;
+    score.logits = logits;
+    score.logits_row_stride = row_stride(columns);
+    Status const scored = paged_indexer_logits(score, stream);
+    if (!scored.ok()) return scored;
+
+    TopkParams select = select_chunk(p.selection, chunk, logits, columns);
+    select.row_starts = nullptr;
+    select.row_ends = lengths + chunk.first;
+    select.row_to_request = nullptr;
+    select_requests(&select, chunk);
+    return topk(select, stream);
+  });
+}
+
+}  // namespace v0
+}  // namespace dsa_ops
