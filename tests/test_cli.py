@@ -101,7 +101,7 @@ class TestErrors:
 
 @pytest.fixture(scope="module")
 def report():
-    return demo.run(CPU, None, context=700, decode=3)
+    return demo.run(demo.plan(CPU, None, context=700, decode=3))
 
 
 class TestDemo:

@@ -19,9 +19,8 @@ from dsa_ops.model import (
 )
 from dsa_ops.model.rope import cos_sin_cache
 
-transformers = pytest.importorskip("transformers")
-from transformers.models.deepseek_v32 import modeling_deepseek_v32  # noqa: E402
-from transformers.models.glm_moe_dsa import modeling_glm_moe_dsa  # noqa: E402
+pytest.importorskip("transformers")
+from tests.transformers_truth import Truth, rotary_embedding  # noqa: E402
 
 TOKENS = 200
 SMALL = dataclasses.replace(small(), index_topk=48, max_positions=1024)
@@ -87,64 +86,6 @@ def new_layer(config: DsaConfig, *, quantize: bool, like: DsaAttention | None = 
     layer.steps.cos_sin = like.steps.cos_sin
     layer.load_state_dict(like.state_dict(), assign=True)
     return layer
-
-
-class Truth:
-    """Output and selected sets of the transformers module with the weights of ``layer``."""
-
-    def __init__(self, layer: DsaAttention, hidden: Tensor):
-        config = layer.config
-        glm = config.index_rope_interleaved
-        modeling = modeling_glm_moe_dsa if glm else modeling_deepseek_v32
-        prefix = "GlmMoeDsa" if glm else "DeepseekV32"
-        hf_config = self._config(config, glm)
-        with torch.device("meta"):
-            attention = getattr(modeling, prefix + "Attention")(hf_config, 0)
-        attention.load_state_dict(layer.state_dict(), assign=True)
-        rotary = getattr(modeling, prefix + "RotaryEmbedding")(hf_config)
-        attention.indexer.register_forward_hook(self._keep_selection)
-
-        tokens = len(hidden)
-        mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)
-        positions = torch.arange(tokens)[None]
-        with torch.no_grad():
-            embeddings = rotary(hidden, positions)
-            result = attention(hidden[None], embeddings, mask[None, None], position_ids=positions)
-        self.output = result[0][0]
-
-    def _keep_selection(self, module, args, indices: Tensor) -> None:
-        # Rows with fewer keys than index_topk also list future keys there, which the mask removes.
-        self.sets = [{i for i in row.tolist() if i <= t} for t, row in enumerate(indices[0])]
-
-    @staticmethod
-    def _config(config: DsaConfig, glm: bool):
-        rope: dict = {"rope_type": "default", "rope_theta": config.rope.theta}
-        if config.rope.yarn_factor > 1:
-            rope |= {
-                "rope_type": "yarn",
-                "factor": config.rope.yarn_factor,
-                "original_max_position_embeddings": config.rope.original_positions,
-                "beta_fast": config.rope.beta_fast,
-                "beta_slow": config.rope.beta_slow,
-                "mscale": config.rope.mscale,
-                "mscale_all_dim": config.rope.mscale_all_dim,
-            }
-        kind = transformers.GlmMoeDsaConfig if glm else transformers.DeepseekV32Config
-        hf_config = kind(
-            num_hidden_layers=1,
-            hidden_size=config.hidden_size,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            q_lora_rank=config.q_lora_rank,
-            qk_nope_head_dim=config.qk_nope_head_dim,
-            v_head_dim=config.v_head_dim,
-            index_n_heads=config.index_heads,
-            index_topk=config.index_topk,
-            max_position_embeddings=config.max_positions,
-            rope_parameters=rope,
-        )
-        hf_config._attn_implementation = "eager"
-        return hf_config
 
 
 def relative_error(got: Tensor, expected: Tensor) -> float:
@@ -214,12 +155,13 @@ class TestOneSequenceManyWays:
 
     Matrix products of other shapes round differently in their last bit. With FP8 such a bit could
     move a value to the neighbouring bfloat16 number and a key out of the selection, so there the
-    projections run in float64, where it cannot.
+    projections run in float64, where it cannot. What is left is the bfloat16 output of attention:
+    one of a row's 4,096 values rounded the other way is 6e-5 of the row. Another key is over 1e-2.
     """
 
     @staticmethod
     def check(got: Tensor, expected: Tensor) -> None:
-        assert relative_error(got, expected) < 1e-5
+        assert relative_error(got, expected) < (5e-4 if got.dtype == torch.float64 else 1e-5)
 
     @pytest.fixture
     def layer(self, quantize):
@@ -326,7 +268,7 @@ class TestErrors:
 def test_rope_table_at_long_contexts():
     config = deepseek_v32()
     table = cos_sin_cache(config.rope, config.max_positions)
-    rotary = modeling_deepseek_v32.DeepseekV32RotaryEmbedding(Truth._config(config, False))
+    rotary = rotary_embedding(config)
     positions = torch.tensor([0, 1, 4095, 4096, 100_000, config.max_positions - 1])
     cos, sin = rotary(torch.zeros(1), positions[None])
     expected = torch.cat([cos[0, :, :32], sin[0, :, :32]], dim=-1)

@@ -37,16 +37,16 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     parser = _parser()
     args = parser.parse_args(argv)
-    try:
-        if args.command == "info":
-            report, text, status = info.collect(), info.render, 0
-        elif args.command == "check":
-            report, text = check.run(args.device), check.render
-            status = 0 if report["passed"] else 1
-        else:
-            report = demo.run(args.device, args.text, args.context, args.decode)
-            text, status = demo.render, 0
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
+    if args.command == "info":
+        report, text, status = info.collect(), info.render, 0
+    elif args.command == "check":
+        report, text = check.run(args.device), check.render
+        status = 0 if report["passed"] else 1
+    else:
+        try:
+            plan = demo.plan(args.device, args.text, args.context, args.decode)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
+        report, text, status = demo.run(plan), demo.render, 0
     print(json.dumps(report, indent=2) if args.json else text(report))
     return status

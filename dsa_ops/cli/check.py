@@ -1,9 +1,9 @@
 """``check``: every op against its float64 reference on this machine, on small random inputs.
 
-Bounds: copies and quantisation of the same values are exact; index logits, attention and lse have
-the bounds of the contract (see ``docs``); a value that is computed before it is quantised may be
-rounded to the neighbouring e4m3 number where float32 falls on the other side of a tie, which
-happens to fewer than one value in 10,000 and moves it by at most 1/8.
+Bounds: copies and quantisation of the same values are exact. Index logits, attention and lse have
+the accuracy that every implementation of the ops promises. A value that is computed before it is
+quantised may be rounded to the neighbouring e4m3 number where float32 falls on the other side of a
+tie, which happens to fewer than one value in 10,000 and moves it by at most 1/8.
 """
 
 from __future__ import annotations

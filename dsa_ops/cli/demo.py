@@ -35,13 +35,33 @@ _ON_CUDA = Setup("deepseek_v32", deepseek_v32(), torch.bfloat16, 32_768, 4096)
 _ON_CPU = Setup("small", small(), torch.float32, 4096, 512)
 
 
-def _read_text(path: Path | None, tokens: int) -> bytes:
-    """The first ``tokens`` bytes of the file, read again from its start where it is shorter."""
+class Plan(NamedTuple):
+    """What to run, with its arguments checked."""
+
+    device: torch.device
+    setup: Setup
+    text: bytes  #: one token a byte
+    context: int
+    decode: int
+
+
+def plan(device: torch.device, text: Path | None, context: int | None, decode: int) -> Plan:
+    """``text`` is a file (default: the one that ships), read again from its start where it is
+    shorter than ``context + decode``."""
+    setup = _ON_CUDA if device.type == "cuda" else _ON_CPU
+    context = setup.context if context is None else context
+    total = context + decode
+    if context < 1 or decode < 1 or total > setup.config.max_positions:
+        raise ValueError(
+            "demo: context and decode must be positive and at most "
+            f"{setup.config.max_positions} together, got {context} and {decode}"
+        )
     shipped = importlib.resources.files(__package__) / "data/sparse_attention.txt"
-    text = shipped.read_bytes() if path is None else path.read_bytes()
-    if not text:
+    content = shipped.read_bytes() if text is None else text.read_bytes()
+    if not content:
         raise ValueError("demo: text must be a file of at least one byte, got an empty one")
-    return (text * (tokens // len(text) + 1))[:tokens]
+    repeated = (content * (total // len(content) + 1))[:total]
+    return Plan(device, setup, repeated, context, decode)
 
 
 def _shuffled_cache(layer: DsaAttention, tokens: int) -> LayerCache:
@@ -93,19 +113,11 @@ def _stage_rows(
     return rows
 
 
-def run(
-    device: torch.device, text: Path | None, context: int | None, decode: int
-) -> dict[str, Any]:
-    setup = _ON_CUDA if device.type == "cuda" else _ON_CPU
-    context = setup.context if context is None else context
+def run(plan: Plan) -> dict[str, Any]:
+    device, setup, text, context, decode = plan
     total = context + decode
-    if context < 1 or decode < 1 or total > setup.config.max_positions:
-        raise ValueError(
-            "demo: context and decode must be positive and at most "
-            f"{setup.config.max_positions} together, got {context} and {decode}"
-        )
     layer = DsaAttention(setup.config, dtype=setup.dtype, device=device)
-    hidden = HiddenStates(_read_text(text, total), setup.config, device, setup.dtype)
+    hidden = HiddenStates(text, setup.config, device, setup.dtype)
     initialise(layer, hidden.common)
     _warm_up(layer, hidden(0, min(context, setup.chunk_tokens)))
 
@@ -120,6 +132,7 @@ def run(
             chunk = hidden(start, end)
             with stages.span(_LAYER):
                 layer.prefill(chunk, cache)
+            stages.wait()
             bar.update(end - start)
         rows = _stage_rows(layer, stages, "prefill", prefill_steps)
         quality = {"prefill": measure(stages, cache)}
@@ -129,6 +142,7 @@ def run(
             chunk = hidden(start, end)
             with stages.span(_LAYER):
                 layer.decode(chunk[None], cache)
+            stages.wait()
             bar.update(1)
         rows += _stage_rows(layer, stages, "decode", decode_steps)
         quality["decode"] = measure(stages, cache)

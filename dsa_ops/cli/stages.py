@@ -54,10 +54,14 @@ class Stages:
         yield
         self._spans[name].append((start, self._now()))
 
-    def take(self) -> dict[str, tuple[int, float]]:
-        """Calls and total seconds of every stage since the last ``take``."""
+    def wait(self) -> None:
+        """Until the device has done all that was asked of it."""
         if self._cuda:
             torch.cuda.synchronize()
+
+    def take(self) -> dict[str, tuple[int, float]]:
+        """Calls and total seconds of every stage since the last ``take``."""
+        self.wait()
         seconds = {
             name: (len(spans), sum(self._length(*span) for span in spans))
             for name, spans in self._spans.items()

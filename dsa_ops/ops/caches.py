@@ -49,8 +49,8 @@ def write_index_cache(
         s = max(amax |k[t]|, 1e-4) / 448        rounded up to a power of two when ue8m0
         y = e4m3(clamp(k[t] / s, -448, 448))    round to nearest even
 
-    Token ``t`` goes to page ``slot // 64`` at offset ``slot % 64``: its 128 values to bytes
-    ``[128 offset, 128 offset + 128)`` of the page, its float32 scale to byte ``8192 + 4 offset``.
+    Token ``t`` goes to page ``slot // 64``, offset ``slot % 64``: its values to bytes
+    ``128 offset`` and on of the page, its float32 scale to byte ``8192 + 4 offset``.
 
     Args:
         k: bfloat16 ``[num_tokens, 128]``, rows aligned to 16 bytes.
@@ -203,8 +203,7 @@ def write_mla_cache(
             RMSNorm).
         k_rope: bfloat16 ``[num_tokens, 64]``, rows aligned to 16 bytes (after RoPE).
         mla_cache: ``[num_pages, page_size, 656]`` or ``[num_pages, page_size, 1, 656]``, uint8 or
-            its float8_e4m3fn view, changed in place. Any page size; pages may lie any multiple of
-            16 bytes apart.
+            its float8_e4m3fn view, changed in place. Any page size and aligned page stride.
         slot_mapping: int64 ``[num_tokens]``, ``page * page_size + offset``. A slot outside
             ``[0, num_pages * page_size)`` skips its token; slots given twice leave undefined bytes.
 

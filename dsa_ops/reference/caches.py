@@ -73,9 +73,9 @@ def gather_mla_cache(
         return rope.new_zeros(num_tokens, MLA_HEAD_DIM)
     pages, offsets = _pages_and_offsets(slots.clamp(min=0), page_size)
     values = latent.view(torch.uint8)[pages, offsets].view(FP8).float()
-    scale = scales[pages, offsets].repeat_interleave(MLA_SCALE_GROUP, dim=-1)
+    groups = values.unflatten(-1, (-1, MLA_SCALE_GROUP)) * scales[pages, offsets][..., None]
     kv = rope.new_empty(num_tokens, MLA_HEAD_DIM)
-    kv[:, :MLA_LATENT_DIM] = values * scale
+    kv[:, :MLA_LATENT_DIM] = groups.flatten(-2)
     kv[:, MLA_LATENT_DIM:] = rope[pages, offsets]
     return torch.where(slots[:, None] >= 0, kv, 0.0)
 

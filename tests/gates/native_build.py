@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -46,6 +47,7 @@ def run_tool(*command: str | Path) -> str:
     return result.stdout
 
 
+@functools.cache
 def cuobjdump() -> Path:
     """cuobjdump of the ``nvidia-cuda-cuobjdump`` package, else the one on PATH."""
     spec = importlib.util.find_spec("nvidia")

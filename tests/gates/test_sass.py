@@ -8,16 +8,19 @@ from tests.gates.native_build import CORE_LIBRARY, cuobjdump, require_native, ru
 from tests.gates.sass import Expectation, Kernel, architectures, kernels, problems, unqualified_name
 
 # Instructions that each kernel must hold: HGMMA and QGMMA are 16-bit and 8-bit wgmma, UTMALDG a
-# tensor-map load, UBLKCP a bulk copy, LDGSTS cp.async. Every kernel of the library has a row; its
-# register cap comes from the library's own kernel table.
+# tensor-map load, UBLKCP a bulk copy, USETMAXREG moves registers between warpgroups. Every kernel
+# of the library has a row; its register cap comes from the library's own kernel table.
 REQUIRED: dict[str, set[str]] = {
     "combine_kernel": set(),
     "gather_index_cache_kernel": set(),
     "gather_mla_cache_kernel": set(),
     "merge_states_kernel": set(),
+    "paged_row_lengths_kernel": set(),
     "prepare_index_k_kernel": set(),
     "prepare_index_q_kernel": set(),
-    "sparse_mla_kernel": {"HGMMA"},
+    "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
+    "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
+    "sparse_mla_kernel": {"HGMMA", "USETMAXREG"},
     "topk_kernel": set(),
     "write_index_cache_kernel": set(),
     "write_mla_cache_kernel": set(),

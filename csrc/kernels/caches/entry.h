@@ -9,6 +9,11 @@
 
 namespace dsa_ops::caches {
 
+// One launch shape for every kernel of this folder. Four blocks per SM leave 64 registers a thread.
+inline constexpr int kThreads = 256;
+inline constexpr int kBlocksPerSm = 4;
+inline constexpr int kMaxRegisters = 65536 / (kThreads * kBlocksPerSm);
+
 // The checks of one entry call; the status is that of the first failure.
 class Requirements {
  public:
@@ -77,10 +82,10 @@ class Requirements {
   Status status_;
 };
 
-// Launches one thread per `lanes`-th part of a row. A grid of 2^31 - 1 blocks covers more rows than
-// fit a device's memory, so the row count needs no other limit.
+// Launches the blocks that cover the rows. 2^31 - 1 blocks cover more rows than fit a device's
+// memory, so the row count needs no other limit.
 template <class... Params>
-Status launch_rows(void (*kernel)(Params...), int64_t num_rows, int rows_per_block, int threads,
+Status launch_rows(void (*kernel)(Params...), int64_t num_rows, int rows_per_block,
                    cudaStream_t stream, char const* op, Params... params) {
   if (num_rows == 0) return Status{};
   DeviceProperties properties;
@@ -88,7 +93,7 @@ Status launch_rows(void (*kernel)(Params...), int64_t num_rows, int rows_per_blo
   int64_t const blocks = (num_rows + rows_per_block - 1) / rows_per_block;
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.blockDim = dim3(kThreads);
   config.stream = stream;
   return cuda_status(cudaLaunchKernelEx(&config, kernel, params...), op);
 }

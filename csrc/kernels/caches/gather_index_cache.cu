@@ -45,8 +45,7 @@ Status gather_index_cache(GatherIndexCacheParams const& params, cudaStream_t str
   require.aligned_16(params.k, {params.k_stride}, "k");
   if (!require.status().ok()) return require.status();
   return caches::launch_rows(caches::gather_index_cache_kernel, params.num_tokens,
-                             caches::kVectorsPerBlock, caches::kThreads, stream,
-                             "gather_index_cache", params);
+                             caches::kVectorsPerBlock, stream, "gather_index_cache", params);
 }
 
 }  // namespace v0

@@ -56,8 +56,7 @@ Status gather_mla_cache(GatherMlaCacheParams const& params, cudaStream_t stream)
   require.aligned_16(params.kv, {2 * params.kv_stride}, "kv");
   if (!require.status().ok()) return require.status();
   return caches::launch_rows(caches::gather_mla_cache_kernel, params.num_tokens,
-                             caches::kWarpsPerBlock, caches::kThreads, stream, "gather_mla_cache",
-                             params);
+                             caches::kWarpsPerBlock, stream, "gather_mla_cache", params);
 }
 
 }  // namespace v0

@@ -89,8 +89,7 @@ Status merge_states(MergeStatesParams const& params, cudaStream_t stream) noexce
   require.aligned_16(params.out, {2 * params.out_row_stride, 2 * params.out_head_stride}, "out");
   if (!require.status().ok()) return require.status();
   return caches::launch_rows(caches::merge_states_kernel, params.num_rows * params.num_heads,
-                             caches::kWarpsPerBlock, caches::kThreads, stream, "merge_states",
-                             params);
+                             caches::kWarpsPerBlock, stream, "merge_states", params);
 }
 
 }  // namespace v0

@@ -47,8 +47,7 @@ Status prepare_index_k(PrepareIndexKParams const& params, cudaStream_t stream) n
                 "index_cache");
   if (!require.status().ok()) return require.status();
   return caches::launch_rows(caches::prepare_index_k_kernel, params.num_tokens,
-                             caches::kVectorsPerBlock, caches::kThreads, stream, "prepare_index_k",
-                             params);
+                             caches::kVectorsPerBlock, stream, "prepare_index_k", params);
 }
 
 }  // namespace v0

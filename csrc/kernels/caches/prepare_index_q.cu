@@ -66,8 +66,8 @@ Status prepare_index_q(PrepareIndexQParams const& params, cudaStream_t stream) n
   if (!require.status().ok()) return require.status();
   float const head_scale = static_cast<float>(std::pow(double(params.num_heads), -0.5));
   return caches::launch_rows(caches::prepare_index_q_kernel, params.num_rows << num_heads_log2,
-                             caches::kVectorsPerBlock, caches::kThreads, stream, "prepare_index_q",
-                             params, num_heads_log2, head_scale);
+                             caches::kVectorsPerBlock, stream, "prepare_index_q", params,
+                             num_heads_log2, head_scale);
 }
 
 }  // namespace v0

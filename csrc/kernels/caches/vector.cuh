@@ -8,11 +8,10 @@
 #include <cfloat>
 #include <cstdint>
 
+#include "kernels/caches/entry.h"
+
 namespace dsa_ops::caches {
 
-inline constexpr int kThreads = 256;
-inline constexpr int kBlocksPerSm = 4;
-inline constexpr int kMaxRegisters = 65536 / (kThreads * kBlocksPerSm);
 inline constexpr int kWarpsPerBlock = kThreads / 32;
 inline constexpr int kLanesPerVector = 8;
 inline constexpr int kValuesPerLane = 16;

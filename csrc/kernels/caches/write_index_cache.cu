@@ -36,8 +36,7 @@ Status write_index_cache(WriteIndexCacheParams const& params, cudaStream_t strea
                 "index_cache");
   if (!require.status().ok()) return require.status();
   return caches::launch_rows(caches::write_index_cache_kernel, params.num_tokens,
-                             caches::kVectorsPerBlock, caches::kThreads, stream,
-                             "write_index_cache", params);
+                             caches::kVectorsPerBlock, stream, "write_index_cache", params);
 }
 
 }  // namespace v0

@@ -60,8 +60,7 @@ Status write_mla_cache(WriteMlaCacheParams const& params, cudaStream_t stream) n
                 params.page_size * kMlaTokenBytes, "mla_cache");
   if (!require.status().ok()) return require.status();
   return caches::launch_rows(caches::write_mla_cache_kernel, params.num_tokens,
-                             caches::kWarpsPerBlock, caches::kThreads, stream, "write_mla_cache",
-                             params);
+                             caches::kWarpsPerBlock, stream, "write_mla_cache", params);
 }
 
 }  // namespace v0

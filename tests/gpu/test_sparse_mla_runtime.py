@@ -1,0 +1,91 @@
+"""Sparse attention's kernels on large memory, in graphs, on streams, again and again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import dsa_ops
+from tests.gpu.attention_data import SCALE, queries, results_of, rows_of_kv, selection
+from tests.gpu.tools import (
+    assert_registered,
+    assert_repeats,
+    assert_streams_do_not_mix,
+    capture,
+    on_device,
+    same_bits,
+)
+from tests.select_arguments import filled_mla_cache, ints
+
+__all__ = ["on_device"]
+
+
+def test_kv_of_more_than_two_to_the_31_bytes() -> None:
+    num_keys = 2**31 // 1152 + 5000
+    kv = torch.empty(num_keys, 576, dtype=torch.bfloat16)
+    small, used = rows_of_kv(256), torch.randperm(5000)[:256] + num_keys - 5000
+    kv[used] = small
+    q, chosen = queries(4, 64), torch.randint(0, 256, (4, 500))
+    actual = dsa_ops.sparse_mla_prefill(q, kv, used[chosen].int(), SCALE)
+    expected = dsa_ops.sparse_mla_prefill(q, small, chosen.int(), SCALE)
+    assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def test_a_cache_of_more_than_two_to_the_31_bytes() -> None:
+    small = filled_mla_cache(4, 64)
+    num_pages = 2**31 // (64 * 656) + 200
+    cache = torch.empty(num_pages, 64, 656, dtype=torch.uint8)
+    pages = torch.tensor([0, num_pages - 150, num_pages - 2, num_pages - 1])
+    cache[pages] = small
+    q, chosen = queries(4, 64), torch.randint(0, 256, (4, 500))
+    slots = pages[chosen // 64] * 64 + chosen % 64
+    actual = dsa_ops.sparse_mla_decode(q, cache, slots.int(), SCALE)
+    expected = dsa_ops.sparse_mla_decode(q, small, chosen.int(), SCALE)
+    assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("num_rows", [2, 150])
+def test_repeats(num_rows: int) -> None:
+    q, kv, cache = queries(num_rows, 128), rows_of_kv(6400), filled_mla_cache(100, 64)
+    indices = selection(num_rows, 2048, 6400)
+    assert_repeats(lambda: dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE))
+    assert_repeats(lambda: dsa_ops.sparse_mla_decode(q, cache, indices, SCALE))
+
+
+def test_graph_replays_with_new_indices_lengths_and_contents() -> None:
+    q, kv, cache = queries(6, 32), rows_of_kv(1280), filled_mla_cache(20, 64)
+    indices, lens = selection(6, 600, 1280), ints(600, 0, 5, 600, 64, 1)
+    prefill, decode = results_of(q, 3), results_of(q, 2)
+
+    def call() -> None:
+        dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE, topk_lens=lens, out=prefill)
+        dsa_ops.sparse_mla_decode(q, cache, indices, SCALE, topk_lens=lens, out=decode)
+
+    graph = capture(call)
+    q.copy_(q.flip(0)), kv.copy_(kv.flip(0)), cache.copy_(cache.flip(0))
+    indices.copy_(selection(6, 600, 1280)), lens.copy_(ints(1, 600, 600, 0, 300, -1))
+    for result in (*prefill, *decode):
+        result.fill_(7)
+    graph.replay()
+    expected = (
+        *dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE, topk_lens=lens),
+        *dsa_ops.sparse_mla_decode(q, cache, indices, SCALE, topk_lens=lens),
+    )
+    assert all(same_bits(a, b) for a, b in zip((*prefill, *decode), expected, strict=True))
+
+
+def test_streams_do_not_mix() -> None:
+    q, kv, cache = queries(3, 128), rows_of_kv(6400), filled_mla_cache(100, 64)
+    few, many = selection(3, 2048, 6400), selection(3, 2048, 6400)
+    assert_streams_do_not_mix(
+        [
+            lambda: dsa_ops.sparse_mla_decode(q, cache, few, SCALE),
+            lambda: dsa_ops.sparse_mla_decode(q, cache, many, SCALE),
+            lambda: dsa_ops.sparse_mla_prefill(q, kv, many, SCALE),
+        ]
+    )
+
+
+@pytest.mark.parametrize("op", ["sparse_mla_prefill", "sparse_mla_decode"])
+def test_registration(op: str) -> None:
+    assert_registered(op)

@@ -1,0 +1,208 @@
+"""Top-k against the reference's exact selection, index for index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import dsa_ops
+from dsa_ops import reference
+from tests.gpu.tools import (
+    Output,
+    assert_registered,
+    assert_repeats,
+    assert_streams_do_not_mix,
+    capture,
+    on_device,
+    poisoned,
+)
+from tests.select_arguments import ints
+
+__all__ = ["on_device"]
+INT32 = torch.iinfo(torch.int32)
+TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
+
+
+def every_31st_large(n: int) -> Tensor:
+    """Large where a sample of one warp lane would look, small elsewhere."""
+    row = torch.randn(n) * 1e-3
+    lanes = torch.arange(n) % 32
+    row[(lanes == 0) | (lanes == 1)] += 100
+    return row
+
+
+def special_values(n: int) -> Tensor:
+    values = torch.tensor(
+        [torch.nan, torch.inf, -torch.inf, 0.0, -0.0, 1e-40, -1e-40, 1.0, 1 + 2**-23, 3e38, -3e38]
+    )
+    return values[torch.randint(0, len(values), (n,))]
+
+
+def last_bits(n: int) -> Tensor:
+    """Neighbouring floats around 1, shuffled."""
+    one = 0x3F800000
+    return (one - n // 2 + torch.randperm(n)).int().view(torch.float32)
+
+
+def ties_at_the_boundary(n: int) -> Tensor:
+    row = torch.randn(n)
+    row[torch.randperm(n)[: n // 2]] = 1.0
+    return row
+
+
+ROWS: dict[str, Callable[[int], Tensor]] = {
+    "normal": torch.randn,
+    "all equal": torch.ones,
+    "two values": lambda n: (torch.rand(n) < 0.1).float(),
+    "ascending": lambda n: torch.arange(n).float(),
+    "descending": lambda n: -torch.arange(n).float(),
+    "sawtooth": lambda n: (torch.arange(n) % 1009).float(),
+    "all -inf": lambda n: torch.full((n,), -torch.inf),
+    "all NaN": lambda n: torch.full((n,), torch.nan),
+    "one +inf": lambda n: torch.full((n,), -1.0).index_fill(0, torch.tensor([n // 3]), torch.inf),
+    "zeros of both signs": lambda n: torch.randint(0, 2, (n,)).float().copysign(torch.randn(n)) * 0,
+    "special values": special_values,
+    "huge range": lambda n: torch.exp(torch.randn(n) * 40).copysign(torch.randn(n)),
+    "subnormals": lambda n: torch.randn(n) * 1e-40,
+    "last mantissa bits": last_bits,
+    "one bin": lambda n: 100 + torch.rand(n) * 1e-3,
+    "ties at the boundary": ties_at_the_boundary,
+    "sample-adversarial": every_31st_large,
+}
+
+
+def assert_exact(
+    logits: Tensor, top_k: int, ends: Tensor, starts: Tensor | None = None, **options: Tensor
+) -> None:
+    """Index for index the reference's selection, into a poisoned output with gaps."""
+    output = Output(len(logits), top_k, dtype=torch.int32, offset=1, padding=3)
+    dsa_ops.topk(logits, top_k, ends, starts, out=output.tensor, **options)
+    assert torch.equal(output.tensor, reference.topk(logits, top_k, ends, starts, **options))
+    output.assert_untouched_around()
+
+
+@pytest.mark.parametrize("num_columns", [300, 9000, 40_000, 131_072])
+@pytest.mark.parametrize("kind", ROWS)
+def test_adversarial_rows(kind: str, num_columns: int) -> None:
+    logits = torch.stack([ROWS[kind](num_columns) for _ in range(3)])
+    ends = ints(num_columns, num_columns - 1, num_columns // 2)
+    starts = ints(0, 3, 1)
+    for top_k in (64, 2048):
+        assert_exact(logits, top_k, ends, starts)
+        assert_exact(logits.bfloat16(), top_k, ends, starts)
+
+
+@pytest.mark.parametrize("top_k", TOP_KS)
+def test_lengths_around_k(top_k: int) -> None:
+    lengths = [0, 1, 2, top_k - 1, top_k, top_k + 1, 2 * top_k, 31, 32, 33, 9000, INT32.max]
+    starts = torch.randint(0, 100, (len(lengths),)).int()
+    ends = (starts + torch.tensor(lengths)).clamp(max=INT32.max).int()
+    starts[-2:] = ints(-7, INT32.min)
+    logits = torch.randn(len(lengths), 12_000)
+    assert_exact(logits, top_k, ends, starts)
+    assert_exact(logits, top_k, torch.full_like(ends, INT32.min), starts)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 8, 33, 131, 133, 400])
+@pytest.mark.parametrize("num_columns", [1, 777, 20_001])
+def test_batches(num_rows: int, num_columns: int) -> None:
+    logits = torch.randn(num_rows, num_columns)
+    ends = torch.randint(0, num_columns + 1, (num_rows,)).int()
+    assert_exact(logits, 1024, ends)
+    assert_exact(logits, 2048, ends.fill_(num_columns))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("offset", [1, 2, 3, 5])
+def test_strides_and_misaligned_rows(offset: int, dtype: torch.dtype) -> None:
+    logits = torch.randn(9, 5003).to(dtype)[:, offset : offset + 4990]
+    starts = torch.randint(0, 9, (9,)).int()
+    assert_exact(logits, 500, ints(*[4990] * 9), starts)
+
+
+def test_a_row_of_a_million() -> None:
+    logits = torch.randn(2, 1_000_003)
+    logits[1] = (logits[1] * 4).round()
+    assert_exact(logits, 2048, ints(1_000_003, 999_999))
+
+
+def test_seventy_thousand_rows() -> None:
+    logits = torch.randn(70_000, 100)
+    ends = torch.randint(-5, 110, (70_000,)).int()
+    assert_exact(logits, 7, ends)
+
+
+def test_more_than_two_to_the_31_logits() -> None:
+    num_rows, num_columns, width = 17_000, 131_072, 40
+    logits = torch.empty(num_rows, num_columns)
+    starts = torch.randint(0, num_columns - width, (num_rows,)).int()
+    values = torch.randn(num_rows, width)
+    logits.scatter_(1, starts.long()[:, None] + torch.arange(width), values)
+    actual = dsa_ops.topk(logits, 16, starts + width, starts)
+    assert torch.equal(actual, reference.topk(values, 16, torch.full_like(starts, width)))
+
+
+def test_no_rows_or_no_columns() -> None:
+    none = torch.empty(0, dtype=torch.int32)
+    assert dsa_ops.topk(torch.empty(0, 9), 4, none).shape == (0, 4)
+    indices = poisoned(2, 3, dtype=torch.int32)
+    dsa_ops.topk(torch.empty(2, 0), 3, ints(5, 5), out=indices)
+    assert (indices == -1).all()
+
+
+@pytest.mark.parametrize("given_requests", [False, True])
+@pytest.mark.parametrize("top_k", [64, 2048])
+def test_slots(top_k: int, given_requests: bool) -> None:
+    num_rows, num_columns = 12, 5000
+    logits = torch.randn(num_rows, num_columns)
+    starts = torch.randint(0, 50, (num_rows,)).int()
+    ends = torch.randint(0, num_columns, (num_rows,)).int()
+    table = torch.randint(-1, 100_000, (4, 97)).int()[:, :70]
+    options = {"block_table": table}
+    if given_requests:
+        requests = torch.randint(0, 4, (num_rows,)).int()
+        requests[:4] = ints(-1, 4, INT32.max, INT32.min)
+        options["row_to_request"] = requests
+    assert_exact(logits, top_k, ends, starts, **options)
+    assert_exact(logits, top_k, ends, starts, **options | {"block_table": table[:, :0]})
+
+
+def test_repeats_and_rows_alone() -> None:
+    logits = (torch.randn(60, 50_000) * 8).round()
+    ends = torch.full((60,), 50_000).int()
+    assert_repeats(lambda: (dsa_ops.topk(logits, 2048, ends),))
+    batch = dsa_ops.topk(logits, 2048, ends)
+    for row in (0, 31, 59):
+        own = slice(row, row + 1)
+        assert torch.equal(dsa_ops.topk(logits[own], 2048, ends[own]), batch[own])
+
+
+@pytest.mark.parametrize("num_rows", [2, 200])
+def test_graph_replays_with_new_lengths_and_logits(num_rows: int) -> None:
+    logits, ends = torch.randn(num_rows, 30_000), torch.full((num_rows,), 9).int()
+    indices = poisoned(num_rows, 2048, dtype=torch.int32)
+    graph = capture(lambda: dsa_ops.topk(logits, 2048, ends, out=indices))
+    for length in (30_000, 2048, 0, 2500):
+        logits.copy_(torch.randn(num_rows, 30_000))
+        ends.fill_(length)
+        graph.replay()
+        assert torch.equal(indices, reference.topk(logits, 2048, ends))
+
+
+def test_streams_do_not_mix() -> None:
+    wide, tall = torch.randn(3, 90_000), torch.randn(300, 5000)
+    wide_ends, tall_ends = ints(90_000, 80_000, 70_000), torch.full((300,), 5000).int()
+    assert_streams_do_not_mix(
+        [
+            lambda: (dsa_ops.topk(wide, 2048, wide_ends),),
+            lambda: (dsa_ops.topk(tall, 2048, tall_ends),),
+            lambda: (dsa_ops.topk(wide, 64, wide_ends),),
+        ]
+    )
+
+
+def test_registration() -> None:
+    assert_registered("topk")
