@@ -18,6 +18,7 @@ TopkParams selection_params(Tensor const& indices) {
 
 void set_translation(TopkParams& params, Tensor const& block_table,
                      std::optional<Tensor> const& row_to_request) {
+  params.to_slots = true;
   params.block_table = data<int32_t>(block_table);
   params.block_table_stride = aligned_stride(block_table, 0);
   params.num_requests = block_table.size(0);

@@ -31,7 +31,8 @@ struct TopkParams {
   int64_t num_rows;
   int64_t num_columns;
   int32_t top_k;               // 1 ... kMaxTopk
-  int32_t const* block_table;  // [num_requests, pages_per_request], nullable: positions
+  bool to_slots;               // through block_table; the fields below are ignored otherwise
+  int32_t const* block_table;  // [num_requests, pages_per_request]
   int64_t block_table_stride;
   int64_t num_requests;
   int64_t pages_per_request;
@@ -50,7 +51,7 @@ struct IndexerTopkParams {
 DSA_OPS_API size_t indexer_topk_workspace_bytes(int64_t num_rows, int64_t num_keys) noexcept;
 DSA_OPS_API Status indexer_topk(IndexerTopkParams const& params, cudaStream_t stream) noexcept;
 
-// topk(paged_indexer_logits(...)); slots when `selection.block_table` is set.
+// topk(paged_indexer_logits(...)); slots when `selection.to_slots` is set.
 struct PagedIndexerTopkParams {
   PagedIndexerLogitsParams scoring;
   TopkParams selection;  // row_starts and row_ends are ignored

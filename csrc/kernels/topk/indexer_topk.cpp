@@ -96,7 +96,7 @@ TopkParams select_chunk(TopkParams const& selection, Chunk const& chunk, float c
 
 // The block-table rows of the chunk's requests.
 void select_requests(TopkParams* part, Chunk const& chunk) {
-  if (part->block_table == nullptr) return;
+  if (!part->to_slots) return;
   part->block_table += chunk.request * part->block_table_stride;
   part->num_requests = chunk.requests;
 }
@@ -119,8 +119,7 @@ Status indexer_topk(IndexerTopkParams const& p, cudaStream_t stream) noexcept {
                            indexer_topk_workspace_bytes(scoring.num_rows, scoring.num_keys), kOp);
   if (!status.ok()) return status;
 
-  bool const maps_by_position =
-      p.selection.block_table != nullptr && p.selection.row_to_request == nullptr;
+  bool const maps_by_position = p.selection.to_slots && p.selection.row_to_request == nullptr;
   int64_t const requests = p.selection.num_requests;
   if (maps_by_position && (requests <= 0 || scoring.num_rows % requests != 0)) {
     return make_status(StatusCode::kInvalidArgument,

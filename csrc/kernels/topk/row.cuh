@@ -135,13 +135,13 @@ struct RowRange {
   }
 };
 
-// Positions to slots of the row's request; the identity without a block table.
+// Positions to slots of the row's request; the identity unless slots are asked for.
 struct SlotMap {
   int32_t const* pages = nullptr;
   int64_t num_pages = 0;
   bool identity;
 
-  __device__ SlotMap(KernelArgs const& args, int32_t row) : identity(args.block_table == nullptr) {
+  __device__ SlotMap(KernelArgs const& args, int32_t row) : identity(!args.to_slots) {
     if (identity) return;
     int32_t const request =
         args.row_to_request ? args.row_to_request[row] : row / args.rows_per_request;

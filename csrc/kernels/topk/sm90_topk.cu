@@ -33,7 +33,7 @@ Status check(TopkParams const& params) {
   if (params.top_k < 1 || params.top_k > kMaxTopk) {
     return invalid("top_k", "1 ... 4096", params.top_k);
   }
-  if (params.block_table == nullptr) return Status{};
+  if (!params.to_slots) return Status{};
   if (params.num_requests < 0) return invalid("num_requests", "at least 0", params.num_requests);
   if (params.pages_per_request < 0) {
     return invalid("pages_per_request", "at least 0", params.pages_per_request);
@@ -54,6 +54,7 @@ KernelArgs kernel_args(TopkParams const& params, TopkPlan const& plan) {
   args.row_ends = params.row_ends;
   args.indices = params.indices;
   args.indices_row_stride = params.indices_row_stride;
+  args.to_slots = params.to_slots;
   args.block_table = params.block_table;
   args.block_table_stride = params.block_table_stride;
   args.num_requests = params.num_requests;

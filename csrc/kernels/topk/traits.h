@@ -55,6 +55,7 @@ struct KernelArgs {
   int32_t const* row_ends;
   int32_t* indices;
   int64_t indices_row_stride;
+  bool to_slots;
   int32_t const* block_table;
   int64_t block_table_stride;
   int64_t num_requests;
