@@ -9,11 +9,6 @@ __device__ __forceinline__ void cluster_arrive_release() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
 
-// Orders nothing: for "I no longer read my peers" only.
-__device__ __forceinline__ void cluster_arrive_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
-}
-
 __device__ __forceinline__ void cluster_wait_acquire() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
@@ -27,19 +22,30 @@ __device__ __forceinline__ uint32_t map_to_rank(uint32_t shared_address, uint32_
   return mapped;
 }
 
-__device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
-  uint32_t value;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
+__device__ __forceinline__ void store_cluster(uint32_t address, uint32_t value) {
+  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
-__device__ __forceinline__ uint2 load_cluster_pair(uint32_t address) {
-  uint2 value;
-  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
-               : "=r"(value.x), "=r"(value.y)
-               : "r"(address)
+__device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ uint32_t add_cluster(uint32_t address, uint32_t value) {
+  uint32_t before;
+  asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "r"(address), "r"(value)
                : "memory");
-  return value;
+  return before;
+}
+
+__device__ __forceinline__ uint32_t add_shared(uint32_t address, uint32_t value) {
+  uint32_t before;
+  asm volatile("atom.relaxed.cta.shared.add.u32 %0, [%1], %2;"
+               : "=r"(before)
+               : "r"(address), "r"(value)
+               : "memory");
+  return before;
 }
 
 }  // namespace dsa_ops::topk_sm90::ptx

@@ -6,9 +6,10 @@
 namespace dsa_ops::topk_sm90 {
 
 struct TopkPlan {
-  int32_t cluster_size;   // blocks that share a row: 1, 2, 4 or 8
-  int32_t capacity_keys;  // keys a block holds in shared memory
-  int32_t shared_bytes;   // dynamic shared memory of a block
+  int32_t cluster_size;  // blocks that share a row: 1, 2, 4, 8 or 16
+  int32_t capacity;      // candidates that a row's first block holds
+  int32_t window_words;  // of the bitmap that orders winners, a multiple of 32
+  int32_t shared_bytes;  // dynamic shared memory of a block
   int64_t num_blocks;
 };
 

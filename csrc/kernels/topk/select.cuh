@@ -1,25 +1,13 @@
-// The exact threshold of a row: a radix select over the keys of a cluster's blocks.
-//
-// A round histograms one digit of the keys that share the threshold's resolved digits, then one
-// warp of each block finds the bin in which the k-th best key lies. Every block of the cluster
-// reads the same histograms and reaches the same result, so a round costs one cluster barrier: 64
-// coarse sums per block lead to the 32 bins that matter, and nothing else crosses between
-// multiprocessors.
+// The rank-th best of a list of values, and the k-th best candidate, within one block.
 #pragma once
 #include <cstdint>
 
-#include "device/ptx/mbarrier.cuh"
-#include "kernels/topk/cluster.cuh"
 #include "kernels/topk/row.cuh"
 #include "kernels/topk/traits.h"
 
 namespace dsa_ops::topk_sm90 {
 
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-// Keys lie in groups of 8 quads; the quads of group g are permuted by g % 8, so that 8 lanes which
-// read the same quad of 8 groups meet no bank conflict.
-__device__ __forceinline__ int swizzled_quad(int quad) { return quad ^ (quad / 8 % 8); }
 
 __device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane) {
 #pragma unroll
@@ -30,206 +18,203 @@ __device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane)
   return value;
 }
 
-__device__ __forceinline__ void clear_histogram(uint32_t* histogram, int thread, int num_threads) {
-  uint4* const quads = reinterpret_cast<uint4*>(histogram);
-  for (int i = thread; i < kBins / 4; i += num_threads) quads[i] = make_uint4(0, 0, 0, 0);
-}
-
-// Counts the digit of a round in the keys whose higher digits are the threshold's. Adding a
-// constant 1 with no result lets the hardware merge the lanes of a warp that meet in one bin.
-struct DigitCounter {
-  uint32_t* histogram;
-  uint32_t threshold;
-  uint32_t max_offset;
-  int shift;
-
-  __device__ DigitCounter(uint32_t* bins, uint32_t selected, int round)
-      : histogram(bins),
-        threshold(selected),
-        max_offset(round == 0 ? ~0u : (1u << digit_shift(round - 1)) - 1),
-        shift(digit_shift(round)) {}
-
-  __device__ __forceinline__ void count(uint32_t key) const {
-    uint32_t const offset = key ^ threshold;
-    if (offset <= max_offset) atomicAdd(&histogram[offset >> shift], 1u);
-  }
-  __device__ __forceinline__ void count(uint4 keys) const {
-    count(keys.x);
-    count(keys.y);
-    count(keys.z);
-    count(keys.w);
-  }
-
-  // Round 0, where every key counts.
-  __device__ __forceinline__ void count_all(uint4 keys) const {
-    atomicAdd(&histogram[keys.x >> digit_shift(0)], 1u);
-    atomicAdd(&histogram[keys.y >> digit_shift(0)], 1u);
-    atomicAdd(&histogram[keys.z >> digit_shift(0)], 1u);
-    atomicAdd(&histogram[keys.w >> digit_shift(0)], 1u);
-  }
+struct BlockSum {
+  uint32_t before;  // in lower threads
+  uint32_t total;
 };
 
-__device__ __forceinline__ void sum_coarse_bins(SharedStorage& shared, int buffer) {
+// One barrier per call. Calls alternate between two buffers: a warp that is one call ahead writes
+// the other one, and to be two ahead it must pass the barrier behind the slower warp's reads.
+__device__ __forceinline__ BlockSum sum_block(SharedStorage& shared, int buffer, uint32_t value) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  uint32_t const inclusive = warp_inclusive_sum(value, lane);
+  if (lane == 31) shared.warp_totals[buffer][warp] = inclusive;
+  __syncthreads();
+  uint32_t const warp_total = lane < kWarps ? shared.warp_totals[buffer][lane] : 0;
+  uint32_t const warp_inclusive = warp_inclusive_sum(warp_total, lane);
+  uint32_t const before_warp = __shfl_sync(kAllLanes, warp_inclusive - warp_total, warp);
+  return BlockSum{before_warp + inclusive - value, __shfl_sync(kAllLanes, warp_inclusive, 31)};
+}
+
+// Each thread clears the same bins at every call.
+__device__ __forceinline__ void clear_histogram(uint32_t* histogram) {
+  uint4* const quads = reinterpret_cast<uint4*>(histogram);
+  for (int i = threadIdx.x; i < kBins / 4; i += kThreads) quads[i] = make_uint4(0, 0, 0, 0);
+}
+
+__device__ __forceinline__ void sum_coarse_bins(SharedStorage& shared, uint32_t const* histogram) {
   static_assert(kCoarseBins % kWarps == 0);
   int const lane = threadIdx.x % 32;
   int const warp = threadIdx.x / 32;
 #pragma unroll
   for (int i = 0; i < kCoarseBins / kWarps; ++i) {
     int const coarse = i * kWarps + warp;
-    uint32_t const sum = __reduce_add_sync(kAllLanes, shared.histogram[buffer][coarse * 32 + lane]);
-    if (lane == 0) shared.coarse[buffer][coarse] = sum;
+    uint32_t const sum = __reduce_add_sync(kAllLanes, histogram[coarse * 32 + lane]);
+    if (lane == 0) shared.coarse[coarse] = sum;
   }
 }
 
-// A lane's bin, or pair of neighbouring bins, summed over the cluster and over the lower ranks.
-struct BinSums {
-  uint2 total;
-  uint2 lower;
-};
-
-template <int kClusterSize>
-__device__ __forceinline__ BinSums sum_bin_pair(uint32_t const* pair, int rank) {
-  if constexpr (kClusterSize == 1) {
-    return BinSums{*reinterpret_cast<uint2 const*>(pair), make_uint2(0, 0)};
-  } else {
-    BinSums sums{};
-#pragma unroll
-    for (int peer = 0; peer < kClusterSize; ++peer) {
-      uint2 const bins =
-          ptx::load_cluster_pair(ptx::map_to_rank(dsa_ops::ptx::shared_address(pair), peer));
-      sums.total.x += bins.x;
-      sums.total.y += bins.y;
-      sums.lower.x += peer < rank ? bins.x : 0;
-      sums.lower.y += peer < rank ? bins.y : 0;
-    }
-    return sums;
-  }
-}
-
-template <int kClusterSize>
-__device__ __forceinline__ uint2 sum_bin(uint32_t const* bin, int rank) {  // {total, lower}
-  if constexpr (kClusterSize == 1) {
-    return make_uint2(*bin, 0);
-  } else {
-    uint2 sums{};
-#pragma unroll
-    for (int peer = 0; peer < kClusterSize; ++peer) {
-      uint32_t const count =
-          ptx::load_cluster(ptx::map_to_rank(dsa_ops::ptx::shared_address(bin), peer));
-      sums.x += count;
-      sums.y += peer < rank ? count : 0;
-    }
-    return sums;
-  }
-}
-
-// One warp. Lane 0 holds the highest bins, so that sums over lower lanes count better keys. Some
-// lane always crosses: the bins hold at least `remaining` keys.
-template <int kClusterSize>
-__device__ __forceinline__ void find_bin(SharedStorage& shared, int buffer, int shift, int rank,
-                                         Selection const& selection) {
+// One warp. Lane 0 holds the highest bins, so that sums over lower lanes count better values. Some
+// lane always crosses: the bins hold at least `rank` values.
+__device__ __forceinline__ void find_bin(SharedStorage& shared, uint32_t const* histogram,
+                                         uint32_t low, int shift, uint32_t rank) {
   int const lane = threadIdx.x;
-  int const low_bin = 2 * (31 - lane);
-  BinSums const pair = sum_bin_pair<kClusterSize>(&shared.coarse[buffer][low_bin], rank);
-  uint32_t const inclusive = warp_inclusive_sum(pair.total.x + pair.total.y, lane);
-  uint32_t const exclusive = inclusive - pair.total.x - pair.total.y;
-  int const coarse_lane = __ffs(__ballot_sync(kAllLanes, inclusive >= selection.remaining)) - 1;
-  bool const in_high = exclusive + pair.total.y >= selection.remaining;
-  uint32_t lower_above = 0;
-  if (lane < coarse_lane) lower_above = pair.lower.x + pair.lower.y;
-  if (lane == coarse_lane && !in_high) lower_above = pair.lower.y;
+  int const low_coarse = 2 * (31 - lane);
+  uint2 const pair = *reinterpret_cast<uint2 const*>(&shared.coarse[low_coarse]);
+  uint32_t const inclusive = warp_inclusive_sum(pair.x + pair.y, lane);
+  uint32_t const exclusive = inclusive - pair.x - pair.y;
+  int const coarse_lane = __ffs(__ballot_sync(kAllLanes, inclusive >= rank)) - 1;
+  bool const in_high = exclusive + pair.y >= rank;
   uint32_t const above =
-      __shfl_sync(kAllLanes, in_high ? exclusive : exclusive + pair.total.y, coarse_lane);
-  int const coarse_bin = __shfl_sync(kAllLanes, low_bin + (in_high ? 1 : 0), coarse_lane);
+      __shfl_sync(kAllLanes, in_high ? exclusive : exclusive + pair.y, coarse_lane);
+  int const coarse = __shfl_sync(kAllLanes, low_coarse + (in_high ? 1 : 0), coarse_lane);
 
-  int const bin = coarse_bin * 32 + 31 - lane;
-  uint2 const fine = sum_bin<kClusterSize>(&shared.histogram[buffer][bin], rank);
-  uint32_t const above_or_in = above + warp_inclusive_sum(fine.x, lane);
-  int const fine_lane = __ffs(__ballot_sync(kAllLanes, above_or_in >= selection.remaining)) - 1;
-  if (lane < fine_lane) lower_above += fine.y;
-  if constexpr (kClusterSize > 1) lower_above = __reduce_add_sync(kAllLanes, lower_above);
+  int const bin = coarse * 32 + 31 - lane;
+  uint32_t const inside = histogram[bin];
+  uint32_t const above_or_in = above + warp_inclusive_sum(inside, lane);
+  int const fine_lane = __ffs(__ballot_sync(kAllLanes, above_or_in >= rank)) - 1;
   if (lane == fine_lane) {
-    uint32_t const remaining = selection.remaining - (above_or_in - fine.x);
-    shared.selection =
-        Selection{selection.threshold | static_cast<uint32_t>(bin) << shift, remaining,
-                  selection.greater_before + lower_above, fine.y, fine.x == remaining};
+    shared.bin = Bin{low + (static_cast<uint32_t>(bin) << shift), shift,
+                     rank - (above_or_in - inside), inside};
   }
 }
 
-// Ends a round whose digits this block has counted in histogram[round % 2]. Barriers of a round:
-//   1. __syncthreads: the block's counts are complete.
-//   2. the cluster's release/acquire barrier: histogram and coarse sums of all blocks are visible.
-//      It also ends the peers' reads of the other buffer, made before they arrived here, so that
-//      buffer may be cleared from here on.
-//   3. __syncthreads: the selection and the cleared buffer are visible in the block.
-template <int kClusterSize>
-__device__ __forceinline__ Selection finish_round(SharedStorage& shared, int round, int rank,
-                                                  Selection const& selection) {
-  int const buffer = round % 2;
+// Splits [low, low + range] into at most 2,048 bins and finds the one that holds the rank-th best
+// of the values value(0) ... value(count - 1) that lie in it. Needs and leaves a clear histogram.
+// Barriers: the caller's values and the cleared histogram; the counts; the coarse sums; the result,
+// behind which the histogram may be cleared.
+template <class Value>
+__device__ __forceinline__ Bin find_rank(SharedStorage& shared, uint32_t* histogram, uint32_t count,
+                                         Value const& value, uint32_t low, uint32_t range,
+                                         uint32_t rank) {
+  constexpr int kBatch = 4;  // no load may pass an atomic
+  int const shift = max(32 - __clz(range) - kBinsLog2, 0);
   __syncthreads();
-  sum_coarse_bins(shared, buffer);
-  if constexpr (kClusterSize == 1) {
-    __syncthreads();
-  } else {
-    __syncwarp();
-    ptx::cluster_arrive_release();
-    ptx::cluster_wait_acquire();
-  }
-  if (threadIdx.x < 32) {
-    find_bin<kClusterSize>(shared, buffer, digit_shift(round), rank, selection);
-  } else if (round + 1 < kRounds) {
-    clear_histogram(shared.histogram[1 - buffer], threadIdx.x - 32, kThreads - 32);
-  }
-  __syncthreads();
-  return shared.selection;
-}
-
-// A digit after the first, of the keys in shared memory. Reads a batch before it counts, as no load
-// may pass an atomic. kNoKey matches no threshold once its first digit is known.
-__device__ __forceinline__ void count_resident(DigitCounter const& counter, uint4 const* key_quads,
-                                               int num_quads) {
-  constexpr int kBatch = 4;
-  for (int first = threadIdx.x; first < num_quads; first += kBatch * kThreads) {
-    uint4 keys[kBatch];
+  for (uint32_t first = threadIdx.x; first < count; first += kBatch * kThreads) {
+    uint32_t offsets[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      int const quad = first + i * kThreads;
-      keys[i] = quad < num_quads ? key_quads[quad] : make_uint4(kNoKey, kNoKey, kNoKey, kNoKey);
+      uint32_t const index = first + i * kThreads;
+      offsets[i] = index < count ? value(index) - low : ~0u;
     }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) counter.count(keys[i]);
+    for (int i = 0; i < kBatch; ++i) {
+      if (offsets[i] <= range) atomicAdd(&histogram[offsets[i] >> shift], 1u);
+    }
   }
+  __syncthreads();
+  sum_coarse_bins(shared, histogram);
+  __syncthreads();
+  if (threadIdx.x < 32) find_bin(shared, histogram, low, shift, rank);
+  __syncthreads();
+  Bin const bin = shared.bin;
+  clear_histogram(histogram);
+  return bin;
 }
 
-// Finds the cluster's k-th best key. The slice's first `resident` keys, whole packets, are loaded
-// into shared memory on the way; keys that do not fit are read again from the logits in every
-// round.
-template <int kClusterSize, LogitsType kType>
-__device__ __forceinline__ Selection select_threshold(SharedStorage& shared, uint4* key_quads,
-                                                      Slice<kType> const& slice, int resident,
-                                                      int rank, int top_k) {
-  constexpr int kPacketKeys = Slice<kType>::kPacketKeys;
-  clear_histogram(shared.histogram[0], threadIdx.x, kThreads);
-  __syncthreads();
-  Selection selection{0, static_cast<uint32_t>(top_k), 0, 0, 0};
-#pragma unroll 1
-  for (int round = 0; round < kRounds && !selection.settled; ++round) {
-    DigitCounter const counter(shared.histogram[round % 2], selection.threshold, round);
-    if (round == 0) {
-      visit_packets(slice, 0, resident / kPacketKeys, [&](int quad, uint4 keys) {
-        key_quads[swizzled_quad(quad)] = keys;
-        counter.count_all(keys);
-      });
-    } else {
-      count_resident(counter, key_quads, resident / 4);
-    }
-    if (resident < slice.keys) {
-      visit_packets(slice, resident / kPacketKeys, slice.keys / kPacketKeys,
-                    [&](int, uint4 keys) { counter.count(keys); });
-    }
-    selection = finish_round<kClusterSize>(shared, round, rank, selection);
+// The best and the worst of the block's values. Two calls must be separated by a barrier.
+struct Extent {
+  uint32_t best;
+  uint32_t worst;
+};
+
+__device__ __forceinline__ Extent find_extent(SharedStorage& shared, uint32_t best,
+                                              uint32_t worst) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  best = __reduce_max_sync(kAllLanes, best);
+  worst = __reduce_min_sync(kAllLanes, worst);
+  if (lane == 0) {
+    shared.warp_best[warp] = best;
+    shared.warp_worst[warp] = worst;
   }
-  return selection;
+  __syncthreads();
+  return Extent{__reduce_max_sync(kAllLanes, shared.warp_best[lane % kWarps]),
+                __reduce_min_sync(kAllLanes, shared.warp_worst[lane % kWarps])};
+}
+
+// Candidates in shared memory, in any order; no two share a position.
+struct Candidates {
+  uint32_t* keys;
+  uint32_t* positions;
+  int count;
+};
+
+// The rank-th best of at most 32 candidates in the bin [low, low + range]: each lane of a warp
+// counts the candidates better than its own.
+__device__ __forceinline__ Threshold find_finalist(SharedStorage& shared,
+                                                   Candidates const& candidates, Bin const& bin) {
+  uint32_t const range = (1u << bin.shift) - 1;
+  for (int i = threadIdx.x; i < candidates.count; i += kThreads) {
+    if (candidates.keys[i] - bin.low <= range) {
+      uint32_t const slot = atomicAdd(&shared.num_finalists, 1u);
+      shared.finalist_keys[slot] = candidates.keys[i];
+      shared.finalist_positions[slot] = candidates.positions[i];
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x < 32) {
+    bool const is_finalist = threadIdx.x < bin.inside;
+    uint32_t const key = is_finalist ? shared.finalist_keys[threadIdx.x] : 0;
+    uint32_t const position = is_finalist ? shared.finalist_positions[threadIdx.x] : ~0u;
+    uint32_t better = 0;
+#pragma unroll 8
+    for (int lane = 0; lane < kMaxFinalists; ++lane) {
+      uint32_t const other_key = __shfl_sync(kAllLanes, key, lane);
+      uint32_t const other_position = __shfl_sync(kAllLanes, position, lane);
+      better += other_key > key || (other_key == key && other_position < position) ? 1 : 0;
+    }
+    if (is_finalist && better + 1 == bin.rank) shared.threshold = Threshold{key, position};
+  }
+  __syncthreads();
+  return shared.threshold;
+}
+
+// Candidates of one key: the rank-th lowest position among them.
+__device__ __forceinline__ Threshold find_tie(SharedStorage& shared, uint32_t* histogram,
+                                              Candidates const& candidates, uint32_t key,
+                                              uint32_t rank, int32_t length) {
+  uint32_t const low = ~static_cast<uint32_t>(length - 1);
+  auto const value = [&](int i) {  // ascending as positions descend; below `low` for other keys
+    return candidates.keys[i] == key ? ~candidates.positions[i] : low - 1;
+  };
+  Bin bin{low, 0, rank, 0};
+  uint32_t range = length - 1;
+  do {
+    bin = find_rank(shared, histogram, candidates.count, value, bin.low, range, bin.rank);
+    range = (1u << bin.shift) - 1;
+  } while (bin.rank != bin.inside && bin.shift > 0);
+  return Threshold{key, ~bin.low};
+}
+
+// The k-th best of more than k candidates, whose keys are the bits of their logits on entry and
+// keys on return.
+__device__ __forceinline__ Threshold find_threshold(SharedStorage& shared, uint32_t* histogram,
+                                                    Candidates const& candidates, int top_k,
+                                                    int32_t length) {
+  uint32_t best = 0;
+  uint32_t worst = ~0u;
+  for (int i = threadIdx.x; i < candidates.count; i += kThreads) {
+    uint32_t const key = key_of(__uint_as_float(candidates.keys[i]));
+    candidates.keys[i] = key;
+    best = max(best, key);
+    worst = min(worst, key);
+  }
+  Extent const extent = find_extent(shared, best, worst);
+  Bin bin{extent.worst, 0, static_cast<uint32_t>(top_k), 0};
+  uint32_t range = extent.best - extent.worst;
+  while (true) {
+    bin = find_rank(
+        shared, histogram, candidates.count, [&](int i) { return candidates.keys[i]; }, bin.low,
+        range, bin.rank);
+    if (bin.rank == bin.inside) return Threshold{bin.low, ~0u};
+    if (bin.inside <= kMaxFinalists) return find_finalist(shared, candidates, bin);
+    if (bin.shift == 0) {
+      return find_tie(shared, histogram, candidates, bin.low, bin.rank, length);
+    }
+    range = (1u << bin.shift) - 1;
+  }
 }
 
 }  // namespace dsa_ops::topk_sm90

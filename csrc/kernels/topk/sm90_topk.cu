@@ -27,7 +27,7 @@ Status check(TopkParams const& params) {
   // A launch has at most 2^31 - 1 blocks.
   int64_t const max_rows = std::numeric_limits<int32_t>::max() / kMaxClusterSize;
   if (params.num_rows < 0 || params.num_rows > max_rows) {
-    return invalid("num_rows", "0 ... 268435455", params.num_rows);
+    return invalid("num_rows", "0 ... 134217727", params.num_rows);
   }
   if (params.num_columns < 0) return invalid("num_columns", "at least 0", params.num_columns);
   if (params.top_k < 1 || params.top_k > kMaxTopk) {
@@ -66,7 +66,8 @@ KernelArgs kernel_args(TopkParams const& params, TopkPlan const& plan) {
   args.num_columns = static_cast<int32_t>(
       std::min<int64_t>(params.num_columns, std::numeric_limits<int32_t>::max()));
   args.top_k = params.top_k;
-  args.capacity_keys = plan.capacity_keys;
+  args.capacity = plan.capacity;
+  args.window_words = plan.window_words;
   return args;
 }
 
@@ -75,6 +76,11 @@ Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t strea
   constexpr auto kKernel = topk_kernel<kType, kClusterSize>;
   if (Status status = allow_shared_memory<kKernel>(kMaxSharedBytes, kOp); !status.ok()) {
     return status;
+  }
+  if constexpr (kClusterSize > 8) {  // the portable limit
+    cudaError_t const error =
+        cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error != cudaSuccess) return cuda_status(error, kOp);
   }
   cudaLaunchAttribute cluster{};
   cluster.id = cudaLaunchAttributeClusterDimension;
@@ -95,7 +101,8 @@ Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t strea
     case 1: return launch<kType, 1>(params, plan, stream);
     case 2: return launch<kType, 2>(params, plan, stream);
     case 4: return launch<kType, 4>(params, plan, stream);
-    default: return launch<kType, 8>(params, plan, stream);
+    case 8: return launch<kType, 8>(params, plan, stream);
+    default: return launch<kType, 16>(params, plan, stream);
   }
 }
 
@@ -132,10 +139,12 @@ KernelList topk_kernels() {
       entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
       entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
       entry<LogitsType::kFloat32, 8>("an eighth of a float32 row"),
+      entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
       entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
       entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
       entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
       entry<LogitsType::kBfloat16, 8>("an eighth of a bfloat16 row"),
+      entry<LogitsType::kBfloat16, 16>("a sixteenth of a bfloat16 row"),
   };
   return KernelList{entries, sizeof(entries) / sizeof(entries[0])};
 }

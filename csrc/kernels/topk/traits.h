@@ -1,5 +1,5 @@
-// Compile-time contract of the top-k kernels: block shape, radix digits, shared memory and the
-// arguments a launch carries.
+// Compile-time contract of the top-k kernels: block shape, shared memory and the arguments a launch
+// carries.
 #pragma once
 #include <cstdint>
 
@@ -9,41 +9,64 @@ namespace dsa_ops::topk_sm90 {
 
 inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
-// Two blocks share a multiprocessor's registers, if their shared memory fits too.
-inline constexpr int kMinBlocks = 2;
+
+inline constexpr int kMinBlocks = 2;  // on a multiprocessor
 inline constexpr int kMaxRegisters = 65536 / (kThreads * kMinBlocks) / 8 * 8;
+// A thread with 64 registers loads a tile ahead.
+inline constexpr bool kLoadsAhead = kMaxRegisters >= 64;
 
-// A thread compacts one group of 32 consecutive keys, a block one tile of them at a time.
-inline constexpr int kGroupKeys = 32;
-inline constexpr int kTileKeys = kThreads * kGroupKeys;
+// A block streams tiles of 4,096 logits, 8 per thread at a distance of 512.
+inline constexpr int kLogitsPerThread = 8;
+inline constexpr int kTileLogits = kThreads * kLogitsPerThread;
 
-// 32-bit keys are resolved from the top in digits of 11, 11 and 10 bits.
-inline constexpr int kRounds = 3;
-inline constexpr int kBins = 2048;
+inline constexpr int kBinsLog2 = 11;
+inline constexpr int kBins = 1 << kBinsLog2;
 inline constexpr int kCoarseBins = kBins / 32;
-__host__ __device__ constexpr int digit_shift(int round) {
-  return round == 0 ? 21 : round == 1 ? 10 : 0;
+
+// A sample is 1,024 chunks of 1, 2, 4 or 8 logits: at least one logit in 32 of a row of up to
+// 262,144.
+inline constexpr int kSampleChunks = 1024;
+inline constexpr int kMaxChunkLog2 = 3;
+inline constexpr int kSampledPerLogitLog2 = 5;
+__host__ __device__ constexpr int sample_chunk_log2(int32_t length) {
+  int log2 = 0;
+  while (log2 < kMaxChunkLog2 && (int64_t{kSampleChunks} << (kSampledPerLogitLog2 + log2)) < length)
+    ++log2;
+  return log2;
 }
 
-inline constexpr int kMaxClusterSize = 8;  // the portable limit
+inline constexpr int kMaxClusterSize = 16;
 inline constexpr int kPageTokens = 64;
 
-// What is known after a round, the same in every block of the cluster but for the `_before` counts.
-struct Selection {
-  uint32_t threshold;       // its resolved digits, zeros below: keys under it lose
-  uint32_t remaining;       // how many keys of the threshold's bin win
-  uint32_t greater_before;  // keys above the bin in the blocks of lower rank
-  uint32_t equal_before;    // keys inside the bin in the blocks of lower rank
-  uint32_t settled;         // every key of the bin wins: no further digit matters
+// Of a row of values, the bin [low, low + 2^shift) that holds the rank-th best of them.
+struct Bin {
+  uint32_t low;
+  int shift;
+  uint32_t rank;    // of the value sought, within the bin
+  uint32_t inside;  // values in the bin
 };
 
-// Followed by the keys (capacity_keys x 4 bytes) and the winners' positions (top_k x 4 bytes).
+// The k-th best candidate: winners have a better key, or this one and at most this position.
+struct Threshold {
+  uint32_t key;
+  uint32_t position;
+};
+
+inline constexpr int kMaxFinalists = 32;
+
+// Followed by the histogram (later the winners' positions), the candidates' keys and positions, and
+// the sample (later the winners' bitmap).
 struct alignas(128) SharedStorage {
-  // Rounds alternate, so that peers read one while the other is prepared.
-  uint32_t histogram[2][kBins];
-  uint32_t coarse[2][kCoarseBins];  // sums of 32 bins
+  uint32_t coarse[kCoarseBins];  // sums of 32 bins
   uint32_t warp_totals[2][kWarps];
-  Selection selection;
+  uint32_t warp_best[kWarps];
+  uint32_t warp_worst[kWarps];
+  uint32_t finalist_keys[kMaxFinalists];
+  uint32_t finalist_positions[kMaxFinalists];
+  Bin bin;
+  Threshold threshold;
+  uint32_t num_finalists;
+  uint32_t num_candidates;
 };
 
 inline constexpr int kMaxSharedBytes = 232448;
@@ -64,7 +87,8 @@ struct KernelArgs {
   int32_t rows_per_request;
   int32_t num_columns;
   int32_t top_k;
-  int32_t capacity_keys;
+  int32_t capacity;      // candidates; at least top_k
+  int32_t window_words;  // of the winners' bitmap, 32 positions each
 };
 
 }  // namespace dsa_ops::topk_sm90
