@@ -41,8 +41,8 @@ int64_t shared_bytes(int64_t capacity, int64_t window_words, int64_t num_columns
               std::max(bitmap_words, sample_words));
 }
 
-// The largest cluster that leaves the multiprocessors at most one block each, and every block a few
-// tiles.
+// The largest cluster that leaves the multiprocessors at most two blocks each, and every block a
+// tile.
 int32_t cluster_size_of(int64_t num_rows, int64_t num_columns, int64_t num_sms) {
   int32_t cluster_size = 1;
   while (cluster_size < kMaxClusterSize && cluster_size * num_rows <= num_sms &&
