@@ -39,29 +39,42 @@ __device__ __forceinline__ uint4 scaled_to_bf16(uint4 const& v, float factor) {
   return make_uint4(scale(v.x), scale(v.y), scale(v.z), scale(v.w));
 }
 
-// One warp per head row. `query` points at the tile's first head, `heads` of which exist.
+// A warp brings kRows rows, all of whose loads are in flight before the first is used: at small
+// batches their latency is a good part of the kernel. `query` points at the tile's first head,
+// `heads` of which exist.
 template <class Source>
 __device__ void load_queries(SharedStorage<Source>& shared, KernelArgs const& args,
                              uint16_t const* query, int heads, int thread) {
   constexpr int kChunks = Source::kHeadDim / 8;  // of 16 bytes
   constexpr int kPerLane = (kChunks + 31) / 32;
+  constexpr int kWarps = kConsumerThreads / 32;
+  constexpr int kRows = kTileHeads / kWarps;
   int const warp = thread >> 5;
   int const lane = thread & 31;
   uint32_t const panels = ptx::shared_address(shared.query);
 
-  for (int row = warp; row < kTileHeads; row += kConsumerThreads / 32) {
-    uint4 chunks[kPerLane];
-    float largest = 0.f;
+  uint4 chunks[kRows][kPerLane];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    int const row = warp + r * kWarps;
+    auto const* source = reinterpret_cast<uint4 const*>(query + row * args.q_head_stride);
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
       int const chunk = lane + 32 * i;
       bool const exists = row < heads && chunk < kChunks;
-      auto const* source = reinterpret_cast<uint4 const*>(query + row * args.q_head_stride) + chunk;
-      chunks[i] = exists ? __ldg(source) : make_uint4(0, 0, 0, 0);
-      largest = fmaxf(largest, largest_magnitude(chunks[i]));
+      chunks[r][i] = exists ? __ldg(source + chunk) : make_uint4(0, 0, 0, 0);
     }
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    int const row = warp + r * kWarps;
     float factor = 1.f;
     if constexpr (Source::kFp8Cache) {
+      float largest = 0.f;
+#pragma unroll
+      for (int i = 0; i < kPerLane; ++i) {
+        largest = fmaxf(largest, largest_magnitude(chunks[r][i]));
+      }
 #pragma unroll
       for (int offset = 16; offset; offset >>= 1) {
         largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, offset));
@@ -76,7 +89,7 @@ __device__ void load_queries(SharedStorage<Source>& shared, KernelArgs const& ar
       int const chunk = lane + 32 * i;
       if (chunk >= kChunks) continue;
       int const panel = chunk >> 3;
-      uint4 value = chunks[i];
+      uint4 value = chunks[r][i];
       if constexpr (Source::kFp8Cache) {
         value =
             panel < kLatentPanels ? scaled_to_f16(value, factor) : scaled_to_bf16(value, factor);
