@@ -17,9 +17,9 @@ inline constexpr int kStages = 2;
 inline constexpr int kConsumerThreads = 256;  // warpgroups 0 and 1
 inline constexpr int kProducerThreads = 128;  // warpgroup 2
 inline constexpr int kThreads = kConsumerThreads + kProducerThreads;
-// 2 * 216 + 72 = 504, the pool that a launch of 384 threads allocates.
-inline constexpr int kConsumerRegisters = 216;
-inline constexpr int kProducerRegisters = 72;
+// 2 * 200 + 104 = 504, the pool that a launch of 384 threads allocates.
+inline constexpr int kConsumerRegisters = 200;
+inline constexpr int kProducerRegisters = 104;
 inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
 
 using cute::SM90::GMMA::Major;
