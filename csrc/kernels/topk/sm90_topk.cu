@@ -1,12 +1,13 @@
-// Entry point of topk: checks, plan, launch; and the kernels' table.
+// Entry point of topk: checks, plan, launch of one of two kernels; and the kernels' table.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 
 #include "dsa_ops/topk.h"
 #include "kernels/launch.h"
+#include "kernels/topk/gated/gated_topk.cuh"
 #include "kernels/topk/plan.h"
-#include "kernels/topk/sm90_topk.cuh"
+#include "kernels/topk/resident/resident_topk.cuh"
 
 namespace dsa_ops {
 namespace topk_sm90 {
@@ -24,10 +25,11 @@ Status check(TopkParams const& params) {
     return invalid("logits_type", "kFloat32 or kBfloat16",
                    static_cast<int64_t>(params.logits_type));
   }
-  // A launch has at most 2^31 - 1 blocks.
-  int64_t const max_rows = std::numeric_limits<int32_t>::max() / kMaxClusterSize;
+  // A launch has at most 2^31 - 1 blocks. Only few rows take larger clusters than the resident
+  // ones.
+  int64_t const max_rows = std::numeric_limits<int32_t>::max() / resident::kMaxClusterSize;
   if (params.num_rows < 0 || params.num_rows > max_rows) {
-    return invalid("num_rows", "0 ... 134217727", params.num_rows);
+    return invalid("num_rows", "0 ... 268435455", params.num_rows);
   }
   if (params.num_columns < 0) return invalid("num_columns", "at least 0", params.num_columns);
   if (params.top_k < 1 || params.top_k > kMaxTopk) {
@@ -71,9 +73,8 @@ KernelArgs kernel_args(TopkParams const& params, TopkPlan const& plan) {
   return args;
 }
 
-template <LogitsType kType, int kClusterSize>
-Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
-  constexpr auto kKernel = topk_kernel<kType, kClusterSize>;
+template <auto kKernel, int kClusterSize>
+Status launch_kernel(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
   if (Status status = allow_shared_memory<kKernel>(kMaxSharedBytes, kOp); !status.ok()) {
     return status;
   }
@@ -95,21 +96,47 @@ Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t strea
   return cuda_status(cudaLaunchKernelEx(&config, kKernel, kernel_args(params, plan)), kOp);
 }
 
+template <LogitsType kType, int kClusterSize>
+constexpr auto kResident = resident::resident_topk_kernel<kType, kClusterSize>;
+template <LogitsType kType, int kClusterSize>
+constexpr auto kGated = gated::gated_topk_kernel<kType, kClusterSize>;
+
 template <LogitsType kType>
-Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
+Status launch_resident(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
   switch (plan.cluster_size) {
-    case 1: return launch<kType, 1>(params, plan, stream);
-    case 2: return launch<kType, 2>(params, plan, stream);
-    case 4: return launch<kType, 4>(params, plan, stream);
-    case 8: return launch<kType, 8>(params, plan, stream);
-    default: return launch<kType, 16>(params, plan, stream);
+    case 1: return launch_kernel<kResident<kType, 1>, 1>(params, plan, stream);
+    case 2: return launch_kernel<kResident<kType, 2>, 2>(params, plan, stream);
+    case 4: return launch_kernel<kResident<kType, 4>, 4>(params, plan, stream);
+    default: return launch_kernel<kResident<kType, 8>, 8>(params, plan, stream);
   }
 }
 
+template <LogitsType kType>
+Status launch_gated(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
+  switch (plan.cluster_size) {
+    case 1: return launch_kernel<kGated<kType, 1>, 1>(params, plan, stream);
+    case 2: return launch_kernel<kGated<kType, 2>, 2>(params, plan, stream);
+    case 4: return launch_kernel<kGated<kType, 4>, 4>(params, plan, stream);
+    default: return launch_kernel<kGated<kType, 16>, 16>(params, plan, stream);
+  }
+}
+
+template <LogitsType kType>
+Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
+  return plan.selector == Selector::kResident ? launch_resident<kType>(params, plan, stream)
+                                              : launch_gated<kType>(params, plan, stream);
+}
+
 template <LogitsType kType, int kClusterSize>
-KernelEntry entry(char const* tile) {
-  return KernelEntry{{"topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
-                     reinterpret_cast<void const*>(topk_kernel<kType, kClusterSize>)};
+KernelEntry resident_entry(char const* tile) {
+  return KernelEntry{{"resident_topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
+                     reinterpret_cast<void const*>(kResident<kType, kClusterSize>)};
+}
+
+template <LogitsType kType, int kClusterSize>
+KernelEntry gated_entry(char const* tile) {
+  return KernelEntry{{"gated_topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
+                     reinterpret_cast<void const*>(kGated<kType, kClusterSize>)};
 }
 
 }  // namespace
@@ -135,16 +162,22 @@ Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
 KernelList topk_kernels() {
   using namespace topk_sm90;
   static KernelEntry const entries[] = {
-      entry<LogitsType::kFloat32, 1>("a float32 row"),
-      entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
-      entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
-      entry<LogitsType::kFloat32, 8>("an eighth of a float32 row"),
-      entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
-      entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
-      entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
-      entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
-      entry<LogitsType::kBfloat16, 8>("an eighth of a bfloat16 row"),
-      entry<LogitsType::kBfloat16, 16>("a sixteenth of a bfloat16 row"),
+      resident_entry<LogitsType::kFloat32, 1>("a float32 row"),
+      resident_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
+      resident_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
+      resident_entry<LogitsType::kFloat32, 8>("an eighth of a float32 row"),
+      resident_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
+      resident_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
+      resident_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
+      resident_entry<LogitsType::kBfloat16, 8>("an eighth of a bfloat16 row"),
+      gated_entry<LogitsType::kFloat32, 1>("a float32 row"),
+      gated_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
+      gated_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
+      gated_entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
+      gated_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
+      gated_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
+      gated_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
+      gated_entry<LogitsType::kBfloat16, 16>("a sixteenth of a bfloat16 row"),
   };
   return KernelList{entries, sizeof(entries) / sizeof(entries[0])};
 }

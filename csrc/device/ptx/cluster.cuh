@@ -1,12 +1,18 @@
-// Thread-block cluster instructions, one function each.
+// Thread-block clusters: their barrier, and shared memory of their blocks. Addresses are 32-bit, of
+// the cluster's shared-memory window where the name says cluster and of the own block otherwise.
 #pragma once
 #include <cstdint>
 
-namespace dsa_ops::topk_sm90::ptx {
+namespace dsa_ops::ptx {
 
 // Publishes this block's shared-memory writes to the blocks that wait.
 __device__ __forceinline__ void cluster_arrive_release() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+// Orders nothing: for "I no longer read my peers" only.
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 __device__ __forceinline__ void cluster_wait_acquire() {
@@ -20,6 +26,21 @@ __device__ __forceinline__ uint32_t map_to_rank(uint32_t shared_address, uint32_
                : "=r"(mapped)
                : "r"(shared_address), "r"(rank));
   return mapped;
+}
+
+__device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint2 load_cluster_pair(uint32_t address) {
+  uint2 value;
+  asm volatile("ld.shared::cluster.v2.u32 {%0, %1}, [%2];"
+               : "=r"(value.x), "=r"(value.y)
+               : "r"(address)
+               : "memory");
+  return value;
 }
 
 __device__ __forceinline__ void store_cluster(uint32_t address, uint32_t value) {
@@ -48,4 +69,4 @@ __device__ __forceinline__ uint32_t add_shared(uint32_t address, uint32_t value)
   return before;
 }
 
-}  // namespace dsa_ops::topk_sm90::ptx
+}  // namespace dsa_ops::ptx

@@ -11,13 +11,16 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/topk/gate.cuh"
-#include "kernels/topk/order.cuh"
-#include "kernels/topk/row.cuh"
-#include "kernels/topk/select.cuh"
-#include "kernels/topk/traits.h"
+#include "device/ptx/cluster.cuh"
+#include "kernels/topk/gated/gate.cuh"
+#include "kernels/topk/gated/order.cuh"
+#include "kernels/topk/gated/row.cuh"
+#include "kernels/topk/gated/select.cuh"
+#include "kernels/topk/gated/traits.h"
+#include "kernels/topk/keys.cuh"
+#include "kernels/topk/row_range.cuh"
 
-namespace dsa_ops::topk_sm90 {
+namespace dsa_ops::topk_sm90::gated {
 
 // The parts of a block's dynamic shared memory.
 struct SharedMemory {
@@ -77,9 +80,10 @@ __device__ __forceinline__ bool settle_candidates(SharedMemory& shared, Row<kTyp
     __syncthreads();
     if (threadIdx.x == 0) shared.storage.num_candidates = 0;
     gate = find_gate(shared.storage, shared.histogram, shared.samples, row, rank);
-    float logits[kLogitsPerThread];
+    float first_tile[kLogitsPerThread];
+    load_tile(first_tile, row, 0);
     collect(CandidateStore<1>(shared.storage, candidates, args.capacity), row, 0, gate.logit,
-            logits);
+            first_tile);
     __syncthreads();
   }
 }
@@ -105,7 +109,7 @@ __device__ __forceinline__ void select_by_passes(SharedStorage& shared, uint32_t
 
 template <LogitsType kType, int kClusterSize>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
-    topk_kernel(__grid_constant__ KernelArgs const args) {
+    gated_topk_kernel(__grid_constant__ KernelArgs const args) {
   extern __shared__ __align__(128) unsigned char memory[];
   SharedMemory shared(memory, args);
 
@@ -114,10 +118,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   RowRange const range(args, row_index);
   int32_t* const indices = args.indices + int64_t{row_index} * args.indices_row_stride;
   if (range.length <= args.top_k) {
-    SlotMap const slot(args, row_index);
-    for (int i = rank * kThreads + threadIdx.x; i < args.top_k; i += kClusterSize * kThreads) {
-      indices[i] = i < range.length ? slot(i) : -1;
-    }
+    write_whole_row(args, range, SlotMap(args, row_index), rank, kClusterSize, indices);
     return;
   }
 
@@ -129,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     shared.storage.num_candidates = fits ? row.length : 0;
     shared.storage.num_finalists = 0;
   }
-  clear_histogram(shared.histogram);
+  clear_histogram(shared.histogram, threadIdx.x, kThreads);
   __syncthreads();
   if constexpr (kClusterSize > 1) ptx::cluster_arrive_release();
 
@@ -141,8 +142,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   } else {
     // In flight while the gate is found.
     float first_tile[kLogitsPerThread];
-    if (kLoadsAhead && rank * kTileLogits < row.length)
-      load_tile(first_tile, row, rank * kTileLogits);
+    if (rank * kTileLogits < row.length) load_tile(first_tile, row, rank * kTileLogits);
     gate = find_gate(shared.storage, shared.histogram, shared.samples, row,
                      gate_rank(row.length, args.top_k));
     if constexpr (kClusterSize > 1) ptx::cluster_wait_acquire();
@@ -176,4 +176,4 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   for (int i = threadIdx.x; i < args.top_k; i += kThreads) indices[i] = slot(shared.winners[i]);
 }
 
-}  // namespace dsa_ops::topk_sm90
+}  // namespace dsa_ops::topk_sm90::gated

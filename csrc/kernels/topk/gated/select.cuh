@@ -2,81 +2,23 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/topk/row.cuh"
-#include "kernels/topk/traits.h"
+#include "kernels/topk/gated/traits.h"
+#include "kernels/topk/histogram.cuh"
+#include "kernels/topk/keys.cuh"
 
-namespace dsa_ops::topk_sm90 {
+namespace dsa_ops::topk_sm90::gated {
 
-inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
-
-__device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane) {
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    uint32_t const below = __shfl_up_sync(kAllLanes, value, distance);
-    if (lane >= distance) value += below;
-  }
-  return value;
-}
-
-struct BlockSum {
-  uint32_t before;  // in lower threads
-  uint32_t total;
-};
-
-// One barrier per call. Calls alternate between two buffers: a warp that is one call ahead writes
-// the other one, and to be two ahead it must pass the barrier behind the slower warp's reads.
-__device__ __forceinline__ BlockSum sum_block(SharedStorage& shared, int buffer, uint32_t value) {
-  int const lane = threadIdx.x % 32;
-  int const warp = threadIdx.x / 32;
-  uint32_t const inclusive = warp_inclusive_sum(value, lane);
-  if (lane == 31) shared.warp_totals[buffer][warp] = inclusive;
-  __syncthreads();
-  uint32_t const warp_total = lane < kWarps ? shared.warp_totals[buffer][lane] : 0;
-  uint32_t const warp_inclusive = warp_inclusive_sum(warp_total, lane);
-  uint32_t const before_warp = __shfl_sync(kAllLanes, warp_inclusive - warp_total, warp);
-  return BlockSum{before_warp + inclusive - value, __shfl_sync(kAllLanes, warp_inclusive, 31)};
-}
-
-// Each thread clears the same bins at every call.
-__device__ __forceinline__ void clear_histogram(uint32_t* histogram) {
-  uint4* const quads = reinterpret_cast<uint4*>(histogram);
-  for (int i = threadIdx.x; i < kBins / 4; i += kThreads) quads[i] = make_uint4(0, 0, 0, 0);
-}
-
-__device__ __forceinline__ void sum_coarse_bins(SharedStorage& shared, uint32_t const* histogram) {
-  static_assert(kCoarseBins % kWarps == 0);
-  int const lane = threadIdx.x % 32;
-  int const warp = threadIdx.x / 32;
-#pragma unroll
-  for (int i = 0; i < kCoarseBins / kWarps; ++i) {
-    int const coarse = i * kWarps + warp;
-    uint32_t const sum = __reduce_add_sync(kAllLanes, histogram[coarse * 32 + lane]);
-    if (lane == 0) shared.coarse[coarse] = sum;
-  }
-}
-
-// One warp. Lane 0 holds the highest bins, so that sums over lower lanes count better values. Some
-// lane always crosses: the bins hold at least `rank` values.
+// One warp.
 __device__ __forceinline__ void find_bin(SharedStorage& shared, uint32_t const* histogram,
                                          uint32_t low, int shift, uint32_t rank) {
   int const lane = threadIdx.x;
-  int const low_coarse = 2 * (31 - lane);
-  uint2 const pair = *reinterpret_cast<uint2 const*>(&shared.coarse[low_coarse]);
-  uint32_t const inclusive = warp_inclusive_sum(pair.x + pair.y, lane);
-  uint32_t const exclusive = inclusive - pair.x - pair.y;
-  int const coarse_lane = __ffs(__ballot_sync(kAllLanes, inclusive >= rank)) - 1;
-  bool const in_high = exclusive + pair.y >= rank;
-  uint32_t const above =
-      __shfl_sync(kAllLanes, in_high ? exclusive : exclusive + pair.y, coarse_lane);
-  int const coarse = __shfl_sync(kAllLanes, low_coarse + (in_high ? 1 : 0), coarse_lane);
-
-  int const bin = coarse * 32 + 31 - lane;
+  uint2 const pair = *reinterpret_cast<uint2 const*>(&shared.coarse[coarse_pair_of(lane)]);
+  CoarseHit const coarse = find_coarse(pair, rank, lane);
+  int const bin = bin_of(coarse.coarse, lane);
   uint32_t const inside = histogram[bin];
-  uint32_t const above_or_in = above + warp_inclusive_sum(inside, lane);
-  int const fine_lane = __ffs(__ballot_sync(kAllLanes, above_or_in >= rank)) - 1;
-  if (lane == fine_lane) {
-    shared.bin = Bin{low + (static_cast<uint32_t>(bin) << shift), shift,
-                     rank - (above_or_in - inside), inside};
+  FineHit const fine = find_fine(inside, coarse.above, rank, lane);
+  if (lane == fine.lane) {
+    shared.bin = Bin{low + (static_cast<uint32_t>(bin) << shift), shift, rank - fine.above, inside};
   }
 }
 
@@ -104,12 +46,12 @@ __device__ __forceinline__ Bin find_rank(SharedStorage& shared, uint32_t* histog
     }
   }
   __syncthreads();
-  sum_coarse_bins(shared, histogram);
+  sum_coarse_bins(shared.coarse, histogram);
   __syncthreads();
   if (threadIdx.x < 32) find_bin(shared, histogram, low, shift, rank);
   __syncthreads();
   Bin const bin = shared.bin;
-  clear_histogram(histogram);
+  clear_histogram(histogram, threadIdx.x, kThreads);
   return bin;
 }
 
@@ -217,4 +159,4 @@ __device__ __forceinline__ Threshold find_threshold(SharedStorage& shared, uint3
   }
 }
 
-}  // namespace dsa_ops::topk_sm90
+}  // namespace dsa_ops::topk_sm90::gated

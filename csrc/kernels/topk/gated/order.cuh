@@ -3,11 +3,13 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/topk/row.cuh"
-#include "kernels/topk/select.cuh"
-#include "kernels/topk/traits.h"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/gated/row.cuh"
+#include "kernels/topk/gated/select.cuh"
+#include "kernels/topk/gated/traits.h"
+#include "kernels/topk/keys.cuh"
 
-namespace dsa_ops::topk_sm90 {
+namespace dsa_ops::topk_sm90::gated {
 
 // Reads the row from its start and calls emit(rank, position) for the first `ties` keys in
 // [threshold, first_greater) and, unless kTiesOnly, the keys from `first_greater` on, until
@@ -41,7 +43,7 @@ __device__ __forceinline__ uint32_t scan_in_order(SharedStorage& shared, Row<kTy
       if (kTiesOnly) greater_words[i] = 0;
       counts += __popc(greater_words[i]) | __popc(equal_words[i]) << 16;
     }
-    BlockSum const sum = sum_block(shared, tile % 2, lane == 0 ? counts : 0);
+    BlockSum const sum = sum_block(shared.warp_totals[tile % 2], lane == 0 ? counts : 0);
     uint32_t const before = __shfl_sync(kAllLanes, sum.before, 0);
     uint32_t greater_before = greater + (before & 0xFFFF);
     uint32_t equal_before = equal + (before >> 16);
@@ -97,7 +99,7 @@ __device__ __forceinline__ void order_winners(SharedStorage& shared, uint32_t* b
     uint32_t const end = min(begin + words_per_thread, num_words);
     uint32_t count = 0;
     for (uint32_t word = begin; word < end; ++word) count += __popc(bitmap[bitmap_place(word)]);
-    BlockSum const sum = sum_block(shared, window % 2, count);
+    BlockSum const sum = sum_block(shared.warp_totals[window % 2], count);
     uint32_t rank = emitted + sum.before;
     for (uint32_t word = begin; word < end && count > 0; ++word) {
       uint32_t bits = bitmap[bitmap_place(word)];
@@ -111,4 +113,4 @@ __device__ __forceinline__ void order_winners(SharedStorage& shared, uint32_t* b
   }
 }
 
-}  // namespace dsa_ops::topk_sm90
+}  // namespace dsa_ops::topk_sm90::gated

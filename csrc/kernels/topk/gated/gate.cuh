@@ -2,13 +2,15 @@
 #pragma once
 #include <cstdint>
 
+#include "device/ptx/cluster.cuh"
 #include "device/ptx/mbarrier.cuh"
-#include "kernels/topk/cluster.cuh"
-#include "kernels/topk/row.cuh"
-#include "kernels/topk/select.cuh"
-#include "kernels/topk/traits.h"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/gated/row.cuh"
+#include "kernels/topk/gated/select.cuh"
+#include "kernels/topk/gated/traits.h"
+#include "kernels/topk/keys.cuh"
 
-namespace dsa_ops::topk_sm90 {
+namespace dsa_ops::topk_sm90::gated {
 
 struct Gate {
   float logit;       // this and better pass
@@ -87,7 +89,7 @@ struct CandidateStore {
         capacity(max_candidates) {}
 
   static __device__ __forceinline__ uint32_t address(uint32_t const* local) {
-    uint32_t const own = dsa_ops::ptx::shared_address(local);
+    uint32_t const own = ptx::shared_address(local);
     return kClusterSize == 1 ? own : ptx::map_to_rank(own, 0);
   }
   // Takes `number` slots and returns the first.
@@ -123,8 +125,9 @@ __device__ __forceinline__ void load_tile(float (&logits)[kLogitsPerThread], Row
   }
 }
 
-// Stores the logits that pass of this block's tiles: `rank`, `rank` + kClusterSize and so on. If
-// kLoadsAhead, the first is in `next` already. A NaN never passes. More than fit are only counted.
+// Stores the logits that pass of this block's tiles: `rank`, `rank` + kClusterSize and so on, of
+// which the caller has loaded the first, if there is one, into `next`. A NaN never passes. More
+// than fit are only counted.
 template <int kClusterSize, LogitsType kType>
 __device__ __forceinline__ void collect(CandidateStore<kClusterSize> const& store,
                                         Row<kType> const& row, int rank, float gate,
@@ -134,14 +137,10 @@ __device__ __forceinline__ void collect(CandidateStore<kClusterSize> const& stor
 #pragma unroll 1
   for (int32_t tile = rank; tile < num_tiles; tile += kClusterSize) {
     float logits[kLogitsPerThread];
-    if constexpr (kLoadsAhead) {
 #pragma unroll
-      for (int i = 0; i < kLogitsPerThread; ++i) logits[i] = next[i];
-      if (tile + kClusterSize < num_tiles) {
-        load_tile(next, row, (tile + kClusterSize) * kTileLogits);
-      }
-    } else {
-      load_tile(logits, row, tile * kTileLogits);
+    for (int i = 0; i < kLogitsPerThread; ++i) logits[i] = next[i];
+    if (tile + kClusterSize < num_tiles) {
+      load_tile(next, row, (tile + kClusterSize) * kTileLogits);
     }
     uint32_t passing = 0;
 #pragma unroll
@@ -182,4 +181,4 @@ __device__ __forceinline__ void collect_all(CandidateStore<kClusterSize> const& 
   }
 }
 
-}  // namespace dsa_ops::topk_sm90
+}  // namespace dsa_ops::topk_sm90::gated

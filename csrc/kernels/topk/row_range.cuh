@@ -1,0 +1,54 @@
+// Where a row lies, and what becomes of its positions.
+#pragma once
+#include <cstdint>
+
+#include "kernels/topk/traits.h"
+
+namespace dsa_ops::topk_sm90 {
+
+// The number of logits of a row and where they start.
+struct RowRange {
+  int32_t start;
+  int32_t length;
+
+  __device__ RowRange(KernelArgs const& args, int32_t row) {
+    int32_t const columns = args.num_columns;
+    start = args.row_starts == nullptr ? 0 : min(max(args.row_starts[row], 0), columns);
+    length = max(min(max(args.row_ends[row], 0), columns) - start, 0);
+  }
+};
+
+// Positions to slots of the row's request; the identity unless slots are asked for.
+struct SlotMap {
+  int32_t const* pages = nullptr;
+  int64_t num_pages = 0;
+  bool identity;
+
+  __device__ SlotMap(KernelArgs const& args, int32_t row) : identity(!args.to_slots) {
+    if (identity) return;
+    int32_t const request =
+        args.row_to_request ? args.row_to_request[row] : row / args.rows_per_request;
+    if (request < 0 || request >= args.num_requests) return;
+    pages = args.block_table + int64_t{request} * args.block_table_stride;
+    num_pages = args.pages_per_request;
+  }
+
+  // A request that does not exist has no pages, hence no slots.
+  __device__ int32_t operator()(uint32_t position) const {
+    if (identity) return position;
+    uint32_t const index = position / kPageTokens;
+    int32_t const page = index < num_pages ? pages[index] : -1;
+    return page < 0 ? -1 : page * kPageTokens + static_cast<int32_t>(position % kPageTokens);
+  }
+};
+
+// A row not longer than top_k wins as a whole. Written by all blocks of its cluster.
+__device__ __forceinline__ void write_whole_row(KernelArgs const& args, RowRange const& range,
+                                                SlotMap const& slot, int rank, int cluster_size,
+                                                int32_t* indices) {
+  for (int i = rank * kThreads + threadIdx.x; i < args.top_k; i += cluster_size * kThreads) {
+    indices[i] = i < range.length ? slot(i) : -1;
+  }
+}
+
+}  // namespace dsa_ops::topk_sm90
