@@ -12,16 +12,17 @@ from tests.gates.sass import Expectation, Kernel, architectures, kernels, proble
 # of the library has a row; its register cap comes from the library's own kernel table.
 REQUIRED: dict[str, set[str]] = {
     "combine_kernel": set(),
+    "gated_topk_kernel": set(),
     "gather_index_cache_kernel": set(),
     "gather_mla_cache_kernel": set(),
     "merge_states_kernel": set(),
     "paged_row_lengths_kernel": set(),
     "prepare_index_k_kernel": set(),
     "prepare_index_q_kernel": set(),
+    "resident_topk_kernel": set(),
     "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
     "sparse_mla_kernel": {"HGMMA", "USETMAXREG"},
-    "topk_kernel": set(),
     "write_index_cache_kernel": set(),
     "write_mla_cache_kernel": set(),
 }

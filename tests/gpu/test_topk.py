@@ -24,6 +24,9 @@ from tests.select_arguments import ints
 __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
 TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
+# Repeats of three rows, and columns: together every kernel and cluster size of a 132-SM GPU.
+RESIDENT_SHAPES = [(1, 300), (1, 9000), (22, 40_000), (1, 40_000), (1, 131_072)]
+GATED_SHAPES = [(47, 40_000), (34, 70_000), (7, 70_000), (1, 400_000)]
 
 
 def every_31st_large(n: int) -> Tensor:
@@ -75,35 +78,67 @@ ROWS: dict[str, Callable[[int], Tensor]] = {
 
 
 def assert_exact(
-    logits: Tensor, top_k: int, ends: Tensor, starts: Tensor | None = None, **options: Tensor
+    logits: Tensor,
+    top_k: int,
+    ends: Tensor,
+    starts: Tensor | None = None,
+    repeats: int = 1,
+    **options: Tensor,
 ) -> None:
-    """Index for index the reference's selection, into a poisoned output with gaps."""
-    output = Output(len(logits), top_k, dtype=torch.int32, offset=1, padding=3)
+    """Index for index the reference's selection, into a poisoned output with gaps. The op sees
+    all rows ``repeats`` times."""
+    expected = reference.topk(logits, top_k, ends, starts, **options).repeat(repeats, 1)
+    output = Output(len(expected), top_k, dtype=torch.int32, offset=1, padding=3)
+    if repeats > 1:
+        logits, ends = logits.repeat(repeats, 1), ends.repeat(repeats)
+        starts = None if starts is None else starts.repeat(repeats)
     dsa_ops.topk(logits, top_k, ends, starts, out=output.tensor, **options)
-    assert torch.equal(output.tensor, reference.topk(logits, top_k, ends, starts, **options))
+    assert torch.equal(output.tensor, expected)
     output.assert_untouched_around()
 
 
-@pytest.mark.parametrize("num_columns", [300, 9000, 40_000, 131_072])
+def test_shapes_reach_every_kernel() -> None:
+    native = pytest.importorskip("dsa_ops._C")
+    chosen = {
+        (plan["selector"], plan["cluster_size"])
+        for repeats, num_columns in RESIDENT_SHAPES + GATED_SHAPES
+        for plan in [native.topk_plan(3 * repeats, num_columns, 2048, 132)]
+    }
+    resident = {("resident", size) for size in (1, 2, 4, 8)}
+    assert chosen == resident | {("gated", size) for size in (1, 2, 4, 16)}
+
+
+@pytest.mark.parametrize(("repeats", "num_columns"), RESIDENT_SHAPES + GATED_SHAPES)
 @pytest.mark.parametrize("kind", ROWS)
-def test_adversarial_rows(kind: str, num_columns: int) -> None:
+def test_adversarial_rows(kind: str, repeats: int, num_columns: int) -> None:
     logits = torch.stack([ROWS[kind](num_columns) for _ in range(3)])
     ends = ints(num_columns, num_columns - 1, num_columns // 2)
     starts = ints(0, 3, 1)
     for top_k in (64, 2048):
-        assert_exact(logits, top_k, ends, starts)
-        assert_exact(logits.bfloat16(), top_k, ends, starts)
+        assert_exact(logits, top_k, ends, starts, repeats)
+        assert_exact(logits.bfloat16(), top_k, ends, starts, repeats)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(140, 200_000), (100, 400_000)])
+def test_samples_that_mislead(num_rows: int, num_columns: int, dtype: torch.dtype) -> None:
+    """Runs of 64 similar logits make eight samples worth little more than one: of 100 rows some
+    find too many or too few candidates, and some of these do so again at the second attempt."""
+    runs = torch.randn(num_rows, num_columns // 64 + 1).repeat_interleave(64, 1)[:, :num_columns]
+    logits = (runs + 1e-3 * torch.randn(num_rows, num_columns)).to(dtype)
+    assert_exact(logits, 2048, torch.full((num_rows,), num_columns).int())
+
+
+@pytest.mark.parametrize(("repeats", "num_columns"), [(1, 12_000), (12, 20_000), (1, 300_000)])
 @pytest.mark.parametrize("top_k", TOP_KS)
-def test_lengths_around_k(top_k: int) -> None:
+def test_lengths_around_k(top_k: int, repeats: int, num_columns: int) -> None:
     lengths = [0, 1, 2, top_k - 1, top_k, top_k + 1, 2 * top_k, 31, 32, 33, 9000, INT32.max]
     starts = torch.randint(0, 100, (len(lengths),)).int()
     ends = (starts + torch.tensor(lengths)).clamp(max=INT32.max).int()
     starts[-2:] = ints(-7, INT32.min)
-    logits = torch.randn(len(lengths), 12_000)
-    assert_exact(logits, top_k, ends, starts)
-    assert_exact(logits, top_k, torch.full_like(ends, INT32.min), starts)
+    logits = torch.randn(len(lengths), num_columns)
+    assert_exact(logits, top_k, ends, starts, repeats)
+    assert_exact(logits, top_k, torch.full_like(ends, INT32.min), starts, repeats)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 8, 33, 131, 133, 400])
@@ -117,10 +152,13 @@ def test_batches(num_rows: int, num_columns: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [1, 2, 3, 5])
-def test_strides_and_misaligned_rows(offset: int, dtype: torch.dtype) -> None:
-    logits = torch.randn(9, 5003).to(dtype)[:, offset : offset + 4990]
-    starts = torch.randint(0, 9, (9,)).int()
-    assert_exact(logits, 500, ints(*[4990] * 9), starts)
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(9, 4990), (140, 19_990)])
+def test_strides_and_misaligned_rows(
+    num_rows: int, num_columns: int, offset: int, dtype: torch.dtype
+) -> None:
+    logits = torch.randn(num_rows, num_columns + 13).to(dtype)[:, offset : offset + num_columns]
+    starts = torch.randint(0, 9, (num_rows,)).int()
+    assert_exact(logits, 500, torch.full_like(starts, num_columns), starts)
 
 
 def test_a_row_of_a_million() -> None:
@@ -155,8 +193,8 @@ def test_no_rows_or_no_columns() -> None:
 
 @pytest.mark.parametrize("given_requests", [False, True])
 @pytest.mark.parametrize("top_k", [64, 2048])
-def test_slots(top_k: int, given_requests: bool) -> None:
-    num_rows, num_columns = 12, 5000
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(12, 5000), (144, 20_000)])
+def test_slots(num_rows: int, num_columns: int, top_k: int, given_requests: bool) -> None:
     logits = torch.randn(num_rows, num_columns)
     starts = torch.randint(0, 50, (num_rows,)).int()
     ends = torch.randint(0, num_columns, (num_rows,)).int()
@@ -170,9 +208,11 @@ def test_slots(top_k: int, given_requests: bool) -> None:
     assert_exact(logits, top_k, ends, starts, **options | {"block_table": table[:, :0]})
 
 
-def test_repeats_and_rows_alone() -> None:
-    logits = (torch.randn(60, 50_000) * 8).round()
-    ends = torch.full((60,), 50_000).int()
+@pytest.mark.parametrize("num_rows", [60, 140])
+def test_repeats_and_rows_alone(num_rows: int) -> None:
+    """A row alone is selected as in a batch: by the resident kernel as by the gated one."""
+    logits = (torch.randn(num_rows, 50_000) * 8).round()
+    ends = torch.full((num_rows,), 50_000).int()
     assert_repeats(lambda: (dsa_ops.topk(logits, 2048, ends),))
     batch = dsa_ops.topk(logits, 2048, ends)
     for row in (0, 31, 59):
@@ -195,11 +235,13 @@ def test_graph_replays_with_new_lengths_and_logits(num_rows: int) -> None:
 def test_streams_do_not_mix() -> None:
     wide, tall = torch.randn(3, 90_000), torch.randn(300, 5000)
     wide_ends, tall_ends = ints(90_000, 80_000, 70_000), torch.full((300,), 5000).int()
+    wider, wider_ends = torch.randn(20, 80_000), torch.full((20,), 80_000).int()
     assert_streams_do_not_mix(
         [
             lambda: (dsa_ops.topk(wide, 2048, wide_ends),),
             lambda: (dsa_ops.topk(tall, 2048, tall_ends),),
             lambda: (dsa_ops.topk(wide, 64, wide_ends),),
+            lambda: (dsa_ops.topk(wider, 2048, wider_ends),),
         ]
     )
 
