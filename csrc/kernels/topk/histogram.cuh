@@ -32,7 +32,7 @@ __device__ __forceinline__ int bin_of(int coarse, int lane) { return coarse * 32
 
 struct CoarseHit {
   int lane;        // whose pair of coarse bins holds the rank-th best
-  bool in_high;    // where this lane's rank-th best would lie: in the higher bin of its pair
+  bool in_high;    // in that lane: it is the higher bin of the pair
   int coarse;      // the coarse bin
   uint32_t above;  // values in the bins above it
 };
