@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -44,6 +46,14 @@ class TestInfo:
         monkeypatch.setattr(dsa_ops._native, "unavailable_reason", "no compiler was found")
         assert main(["info"]) == 0
         assert "kernels not loaded: no compiler was found" in capsys.readouterr().out
+
+    def test_a_reader_that_leaves_early(self, tmp_path):
+        command = [sys.executable, "-m", "dsa_ops", "info"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait() == 1
 
 
 class TestCheck:

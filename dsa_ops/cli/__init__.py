@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -61,6 +62,10 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, say) has gone. At exit Python flushes stdout again: to nowhere, now.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -84,5 +89,5 @@ def _run(args: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             return _BAD_ARGUMENT
-    print(json.dumps(report, indent=2, allow_nan=False) if args.json else text(report))
+    print(json.dumps(report, indent=2, allow_nan=False) if args.json else text(report), flush=True)
     return status
