@@ -56,6 +56,7 @@ class DsaAttention(nn.Module):
     float32; it needs the reference backend and float32 weights. ``dtype`` is that of the weights
     and hidden states (head weights and the index key's LayerNorm are float32 always).
 
+    >>> from dsa_ops.model import DsaAttention, small
     >>> layer = DsaAttention(small())
     >>> cache = layer.new_cache(num_requests=1, max_context_len=128)
     >>> layer.prefill(torch.randn(100, 512), cache).shape

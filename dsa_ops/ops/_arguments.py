@@ -131,3 +131,14 @@ def check_indices(checker: Checker, indices: Tensor, num_rows: int, text: str) -
 
 def check_top_k(checker: Checker, top_k: int) -> None:
     checker.require(1 <= top_k <= MAX_TOPK, "top_k", f"from 1 to {MAX_TOPK}", top_k)
+
+
+def indices_or_new(
+    checker: Checker, num_rows: int, top_k: int, device: torch.device, out: Tensor | None
+) -> Tensor:
+    """The output of a public function: ``out``, or a new tensor where the caller gives none."""
+    check_top_k(checker, top_k)
+    if out is None:
+        return torch.empty(num_rows, top_k, dtype=torch.int32, device=device)
+    checker.shape(out, "out", (num_rows, top_k), f"[{num_rows}, {top_k}]")
+    return out
