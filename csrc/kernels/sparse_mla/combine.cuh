@@ -2,7 +2,7 @@
 //
 //   lse = log2 sum_i 2^lse_i,   out = sum_i 2^(lse_i - lse) * out_i   (empty parts have lse = -inf)
 //
-// One warp per (row, head); lane l holds dims [16 l, 16 l + 16).
+// One warp per (row, head); lane l holds dims 128 i + [4 l, 4 l + 4) for i = 0 ... 3.
 #pragma once
 #include "kernels/sparse_mla/producer.cuh"
 
@@ -18,34 +18,42 @@ __global__ void __launch_bounds__(kCombineThreads)
   if (row >= args.num_rows) return;
   int const head = static_cast<int>(pair - row * args.num_heads);
   int const lane = threadIdx.x & 31;
-  int64_t const first_part = row * args.num_splits * args.num_heads + head;
+  float const* const lses = args.partial_lse + row * args.num_splits * args.num_heads + head;
 
   float maximum = -INFINITY;
   for (int split = lane; split < args.num_splits; split += 32) {
-    maximum = fmaxf(maximum, args.partial_lse[first_part + int64_t{split} * args.num_heads]);
+    maximum = fmaxf(maximum, lses[int64_t{split} * args.num_heads]);
   }
 #pragma unroll
   for (int offset = 16; offset; offset >>= 1) {
     maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFu, maximum, offset));
   }
+  float const shift = maximum == -INFINITY ? 0.f : maximum;
 
   float sum = 0.f;
-  float total[16] = {};
-  for (int split = 0; split < args.num_splits; ++split) {
-    int64_t const part = first_part + int64_t{split} * args.num_heads;
-    float const lse = args.partial_lse[part];
-    if (lse == -INFINITY) continue;
-    float const weight = exp2f(lse - maximum);
-    sum += weight;
-    auto const* values =
-        reinterpret_cast<float4 const*>(args.partial_out + part * kLatentDim + lane * 16);
+  float4 total[4] = {};
+  // Each lane weighs one split of a batch; the warp then adds them up, four in flight.
+  for (int batch = 0; batch < args.num_splits; batch += 32) {
+    int const own = batch + lane;
+    float const own_weight =
+        own < args.num_splits ? exp2f(lses[int64_t{own} * args.num_heads] - shift) : 0.f;
+    int const count = min(32, args.num_splits - batch);
+#pragma unroll 4
+    for (int i = 0; i < count; ++i) {
+      float const weight = __shfl_sync(0xFFFFFFFFu, own_weight, i);
+      int64_t const part = (row * args.num_splits + batch + i) * args.num_heads + head;
+      auto const* values =
+          reinterpret_cast<float4 const*>(args.partial_out + part * kLatentDim) + lane;
+      sum += weight;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      float4 const value = values[i];
-      total[4 * i] = fmaf(weight, value.x, total[4 * i]);
-      total[4 * i + 1] = fmaf(weight, value.y, total[4 * i + 1]);
-      total[4 * i + 2] = fmaf(weight, value.z, total[4 * i + 2]);
-      total[4 * i + 3] = fmaf(weight, value.w, total[4 * i + 3]);
+      for (int j = 0; j < 4; ++j) {
+        // The outputs of an empty part were never written.
+        float4 const value = weight > 0.f ? values[j * 32] : make_float4(0.f, 0.f, 0.f, 0.f);
+        total[j].x = fmaf(weight, value.x, total[j].x);
+        total[j].y = fmaf(weight, value.y, total[j].y);
+        total[j].z = fmaf(weight, value.z, total[j].z);
+        total[j].w = fmaf(weight, value.w, total[j].w);
+      }
     }
   }
 
@@ -54,14 +62,13 @@ __global__ void __launch_bounds__(kCombineThreads)
   float const lse = empty ? -INFINITY : (maximum + log2f(sum)) * kLn2;
   float factor = empty ? 0.f : 1.f / sum;
   if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
-  uint32_t packed[8];
+  uint16_t* const out = args.out + row * args.out_row_stride + head * args.out_head_stride;
 #pragma unroll
-  for (int i = 0; i < 8; ++i)
-    packed[i] = pack_bf16(total[2 * i] * factor, total[2 * i + 1] * factor);
-  auto* out = reinterpret_cast<uint4*>(args.out + row * args.out_row_stride +
-                                       head * args.out_head_stride + lane * 16);
-  out[0] = make_uint4(packed[0], packed[1], packed[2], packed[3]);
-  out[1] = make_uint4(packed[4], packed[5], packed[6], packed[7]);
+  for (int j = 0; j < 4; ++j) {
+    reinterpret_cast<uint2*>(out)[j * 32 + lane] =
+        make_uint2(pack_bf16(total[j].x * factor, total[j].y * factor),
+                   pack_bf16(total[j].z * factor, total[j].w * factor));
+  }
   if (lane == 0) args.lse[row * args.num_heads + head] = lse;
 }
 

@@ -10,19 +10,18 @@
 
 namespace dsa_ops::sparse_mla {
 
-// One row's index list, cut to the part that this thread block works on.
+// The part of a row's index list that this thread block works on.
 struct IndexList {
   int32_t const* entries;
-  int32_t length;       // entries at and after it are empty
-  int32_t first_block;  // of 64 entries
-  int32_t num_blocks;
-  int64_t num_keys;
+  int32_t length;      // entries at and after it are empty
+  int32_t num_blocks;  // of 64 entries
+  uint32_t num_keys;   // at most 2^31, above every index
 
-  // The key of an entry of block `block` of this part, or -1 when it is empty.
+  // The key of an entry of a block, or -1 when it is empty.
   __device__ __forceinline__ int32_t key(int block, int entry) const {
-    int const position = (first_block + block) * kBlockTokens + entry;
+    int const position = block * kBlockTokens + entry;
     int32_t const index = position < length ? __ldg(entries + position) : -1;
-    return index >= 0 && index < num_keys ? index : -1;
+    return static_cast<uint32_t>(index) < num_keys ? index : -1;
   }
 };
 
@@ -72,9 +71,8 @@ __device__ void produce(SharedStorage<Bf16Rows<kHeadDim>>& shared, KernelArgs co
         next[i] = list.key(block + 1, first_row + i * kRowStep);
       }
     }
-    // cp.async writes through the generic proxy: complete and fence before wgmma may read.
-    ptx::cp_async_wait_all();
-    ptx::fence_proxy_async();
+    // The copies arrive when they have landed, so that those of the next stage start at once.
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage]);
     ptx::mbarrier_arrive(&shared.kv_full[stage]);
   }
 }
@@ -107,41 +105,43 @@ __device__ __forceinline__ float power_of_two(int exponent) {
   return __int_as_float((exponent + 127) << 23);
 }
 
-// A quarter of one 656-byte token: lane `quarter` of four holds 16 bytes of each 64-byte segment of
-// the latent, and copies 32 bytes of the RoPE part.
+// The address of a token of the cache, or null for an empty entry.
+__device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args, int32_t slot) {
+  if (slot < 0) return nullptr;
+  uint32_t const index = static_cast<uint32_t>(slot);
+  uint32_t const page = index / args.page_size;
+  return args.kv + page * args.kv_stride_bytes + (index - page * args.page_size) * int64_t{656};
+}
+
+__device__ __forceinline__ uint4 load_16(uint8_t const* token, int offset) {
+  return token ? __ldg(reinterpret_cast<uint4 const*>(token + offset)) : make_uint4(0, 0, 0, 0);
+}
+
+// A quarter of one 656-byte token on its way: lane `quarter` of four holds 16 bytes of each 64-byte
+// segment of the latent.
 struct RawToken {
-  uint8_t const* address;  // null when the entry is empty
+  uint8_t const* address;
   uint4 latent[8];
-  float4 scales;
+  uint4 scales;
 
-  __device__ __forceinline__ void load(KernelArgs const& args, int32_t slot, int quarter) {
-    uint32_t const index = static_cast<uint32_t>(max(slot, 0));
-    uint32_t const page = index / args.page_size;
-    address = slot < 0 ? nullptr
-                       : args.kv + page * args.kv_stride_bytes +
-                             (index - page * args.page_size) * int64_t{656};
+  __device__ __forceinline__ void load(uint8_t const* token, int quarter) {
+    address = token;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) latent[i] = load_16(i * 64 + quarter * 16);
-    uint4 const bits = load_16(512);
-    scales = make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                         __uint_as_float(bits.w));
-  }
-
-  __device__ __forceinline__ uint4 load_16(int offset) const {
-    return address ? __ldg(reinterpret_cast<uint4 const*>(address + offset))
-                   : make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < 8; ++i) latent[i] = load_16(token, i * 64 + quarter * 16);
+    scales = load_16(token, kLatentDim);
   }
 };
 
 // Lane `quarter` writes what the consumers need of group `quarter`. A group whose scale is below
 // 2^-40 of the largest takes that instead, where only ratios are meant: it cannot show in a score,
 // and no partial score can overflow.
-__device__ __forceinline__ void store_token_data(TokenData<Fp8Cache>& data, RawToken const& raw,
-                                                 int row, int quarter) {
-  float4 const s = raw.address ? raw.scales : make_float4(1.f, 1.f, 1.f, 1.f);
-  float const largest = fmaxf(fmaxf(s.x, s.y), fmaxf(s.z, s.w));
-  float const own = quarter < 2 ? (quarter == 0 ? s.x : s.y) : (quarter == 2 ? s.z : s.w);
-  float const next = quarter == 0 ? s.y : quarter == 1 ? s.z : s.w;
+__device__ __forceinline__ void store_token_data(TokenData<Fp8Cache>& data, uint4 const& scales,
+                                                 bool exists, int row, int quarter) {
+  auto const scale = [&](uint32_t bits) { return exists ? __uint_as_float(bits) : 1.f; };
+  float const s[kGroups] = {scale(scales.x), scale(scales.y), scale(scales.z), scale(scales.w)};
+  float const largest = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));
+  float const own = quarter < 2 ? (quarter == 0 ? s[0] : s[1]) : (quarter == 2 ? s[2] : s[3]);
+  float const next = quarter == 0 ? s[1] : quarter == 1 ? s[2] : s[3];
   float const floor = largest * 0x1p-40f;
   float const ratio = __fdividef(fmaxf(own, floor), fmaxf(next, floor));
   data.score_factor[quarter][row] = quarter == kGroups - 1 ? own : ratio;
@@ -152,24 +152,30 @@ __device__ __forceinline__ void store_token_data(TokenData<Fp8Cache>& data, RawT
   data.value_scale[quarter][row] = static_cast<uint16_t>(pack_f16(own * inverse, 0.f));
   if (quarter == 0) {
     data.inverse[row] = inverse;
-    data.bias[row] = raw.address ? static_cast<float>(exponent) : -INFINITY;
+    data.bias[row] = exists ? static_cast<float>(exponent) : -INFINITY;
   }
 }
 
-// Writes the quarter token as row `row` of a stage.
-__device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, RawToken const& raw,
-                                            int stage, int row, int quarter) {
+// Writes the quarter token as row `row` of a stage and starts loading the next one into the
+// registers that come free, so that eight loads per lane are always in flight.
+__device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, KernelArgs const& args,
+                                            RawToken& raw, uint8_t const* next, int stage, int row,
+                                            int quarter) {
   uint32_t const panels = ptx::shared_address(shared.kv[stage]);
   uint32_t const chunk_0 = swizzled_chunk(row, 2 * quarter);
   uint32_t const chunk_1 = swizzled_chunk(row, 2 * quarter + 1);
-  uint4 rope[2];
+  bool const exists = raw.address != nullptr;
+  // An empty entry reads nothing; its address only has to be one of this memory.
+  uint8_t const* rope = exists ? raw.address + 528 + quarter * 32 : args.kv;
+  ptx::cp_async_16(panels + kLatentPanels * kPanelBytes + chunk_0, rope, exists);
+  ptx::cp_async_16(panels + kLatentPanels * kPanelBytes + chunk_1, rope + 16, exists);
+  store_token_data(shared.token[stage], raw.scales, exists, row, quarter);
+  raw.address = next;
+  raw.scales = load_16(next, kLatentDim);
 #pragma unroll
   for (int panel = 0; panel < kLatentPanels; ++panel) {
-    if (panel == kLatentPanels / 2) {  // only now: eight registers are free again
-      rope[0] = raw.load_16(528 + quarter * 32);
-      rope[1] = raw.load_16(528 + quarter * 32 + 16);
-    }
     uint4 const in = raw.latent[panel];
+    raw.latent[panel] = load_16(next, panel * 64 + quarter * 16);
     uint4 first, second;
     convert_4(in.x, first.x, first.y);
     convert_4(in.y, first.z, first.w);
@@ -178,35 +184,36 @@ __device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, Raw
     store_shared_16(panels + panel * kPanelBytes + chunk_0, first);
     store_shared_16(panels + panel * kPanelBytes + chunk_1, second);
   }
-  store_shared_16(panels + kLatentPanels * kPanelBytes + chunk_0, rope[0]);
-  store_shared_16(panels + kLatentPanels * kPanelBytes + chunk_1, rope[1]);
-  store_token_data(shared.token[stage], raw, row, quarter);
 }
 
 // FP8 cache: an octet of lanes handles two neighbouring rows, so that the even and the odd row's
 // stores fall on complementary chunks and meet no bank conflict. A warp fills 16 rows in two
-// groups; the first group's loads are in flight before the stage is free.
+// groups.
 __device__ inline void produce(SharedStorage<Fp8Cache>& shared, KernelArgs const& args,
                                IndexList const& list, int thread) {
   int const quarter = thread & 3;
   int const first_row = (thread >> 5) * 16 + ((thread & 31) >> 2);
+  if (list.num_blocks == 0) return;
+  auto const key = [&](int group) { return list.key(group >> 1, first_row + (group & 1) * 8); };
   RawToken raw;
-  int32_t next[2] = {list.key(0, first_row), list.key(0, first_row + 8)};
-  raw.load(args, list.num_blocks ? next[0] : -1, quarter);
+  raw.load(token_address(args, key(0)), quarter);
+  int32_t next = key(1);
 
-  for (int block = 0; block < list.num_blocks; ++block) {
-    int const stage = block % kStages;
-    int32_t const second = next[1];
-    bool const more = block + 1 < list.num_blocks;
-    next[0] = more ? list.key(block + 1, first_row) : -1;
-    next[1] = more ? list.key(block + 1, first_row + 8) : -1;
-    ptx::mbarrier_wait(&shared.kv_empty[stage], ((block / kStages) & 1) ^ 1);
-    store_token(shared, raw, stage, first_row, quarter);
-    raw.load(args, second, quarter);
-    store_token(shared, raw, stage, first_row + 8, quarter);
-    raw.load(args, next[0], quarter);
-    ptx::fence_proxy_async();
-    ptx::mbarrier_arrive(&shared.kv_full[stage]);
+  // Entries past the list are empty, so the last iterations load nothing.
+#pragma unroll 1
+  for (int group = 0; group < 2 * list.num_blocks; ++group) {
+    int const stage = (group >> 1) % kStages;
+    uint8_t const* const next_address = token_address(args, next);
+    next = key(group + 2);
+    if (group % 2 == 0) {
+      ptx::mbarrier_wait(&shared.kv_empty[stage], ((group >> 1) / kStages & 1) ^ 1);
+    }
+    store_token(shared, args, raw, next_address, stage, first_row + (group & 1) * 8, quarter);
+    if (group % 2 == 1) {
+      ptx::fence_proxy_async();
+      ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage]);
+      ptx::mbarrier_arrive(&shared.kv_full[stage]);
+    }
   }
 }
 

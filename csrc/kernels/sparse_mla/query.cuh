@@ -39,50 +39,44 @@ __device__ __forceinline__ uint4 scaled_to_bf16(uint4 const& v, float factor) {
   return make_uint4(scale(v.x), scale(v.y), scale(v.z), scale(v.w));
 }
 
-// One warp per head row. `query` points at the tile's first head, `heads` of which exist.
+// Four threads bring one row, all loads in flight before the first is used: at small batches their
+// latency is a good part of the kernel. `query` points at the tile's first head, `heads` of which
+// exist.
 template <class Source>
 __device__ void load_queries(SharedStorage<Source>& shared, KernelArgs const& args,
                              uint16_t const* query, int heads, int thread) {
-  constexpr int kChunks = Source::kHeadDim / 8;  // of 16 bytes
-  constexpr int kPerLane = (kChunks + 31) / 32;
-  int const warp = thread >> 5;
-  int const lane = thread & 31;
-  uint32_t const panels = ptx::shared_address(shared.query);
+  constexpr int kPerThread = Source::kHeadDim / 8 / 4;  // chunks of 16 bytes
+  int const row = thread >> 2;
+  int const quarter = thread & 3;
+  auto const* source = reinterpret_cast<uint4 const*>(query + row * args.q_head_stride) + quarter;
 
-  for (int row = warp; row < kTileHeads; row += kConsumerThreads / 32) {
-    uint4 chunks[kPerLane];
+  uint4 chunks[kPerThread];
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    chunks[i] = row < heads ? __ldg(source + 4 * i) : make_uint4(0, 0, 0, 0);
+  }
+  float factor = 1.f;
+  if constexpr (Source::kFp8Cache) {
     float largest = 0.f;
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      int const chunk = lane + 32 * i;
-      bool const exists = row < heads && chunk < kChunks;
-      auto const* source = reinterpret_cast<uint4 const*>(query + row * args.q_head_stride) + chunk;
-      chunks[i] = exists ? __ldg(source) : make_uint4(0, 0, 0, 0);
-      largest = fmaxf(largest, largest_magnitude(chunks[i]));
-    }
-    float factor = 1.f;
+    for (int i = 0; i < kPerThread; ++i) largest = fmaxf(largest, largest_magnitude(chunks[i]));
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 1));
+    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, 2));
+    int const exponent = ((__float_as_int(largest) >> 23) & 0xFF) - 127;
+    int const shift = largest == 0.f ? 0 : min(max(14 - exponent, -113), 100);
+    factor = power_of_two(shift);
+    if (quarter == 0) shared.query_scale[row] = args.score_scale_log2 * power_of_two(-shift);
+  }
+  uint32_t const panels = ptx::shared_address(shared.query);
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    int const panel = i >> 1;
+    uint4 value = chunks[i];
     if constexpr (Source::kFp8Cache) {
-#pragma unroll
-      for (int offset = 16; offset; offset >>= 1) {
-        largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, offset));
-      }
-      int const exponent = ((__float_as_int(largest) >> 23) & 0xFF) - 127;
-      int const shift = largest == 0.f ? 0 : min(max(14 - exponent, -113), 100);
-      factor = power_of_two(shift);
-      if (lane == 0) shared.query_scale[row] = args.score_scale_log2 * power_of_two(-shift);
+      value = panel < kLatentPanels ? scaled_to_f16(value, factor) : scaled_to_bf16(value, factor);
     }
-#pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      int const chunk = lane + 32 * i;
-      if (chunk >= kChunks) continue;
-      int const panel = chunk >> 3;
-      uint4 value = chunks[i];
-      if constexpr (Source::kFp8Cache) {
-        value =
-            panel < kLatentPanels ? scaled_to_f16(value, factor) : scaled_to_bf16(value, factor);
-      }
-      store_shared_16(panels + panel * kPanelBytes + swizzled_chunk(row, chunk & 7), value);
-    }
+    store_shared_16(panels + panel * kPanelBytes + swizzled_chunk(row, (i & 1) * 4 + quarter),
+                    value);
   }
 }
 

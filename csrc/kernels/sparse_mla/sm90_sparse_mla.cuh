@@ -3,12 +3,18 @@
 //   s[h, j] = sm_scale * q[t, h] . kv[indices[t, j]],   out[t, h] = softmax_j(s[h, j]) . kv[.,
 //   :512]
 //
-// A thread block works on 64 heads of one row t and one part of its index list; block order puts
-// the head tiles of a row side by side, so that the second finds the gathered rows in L2.
-//   warpgroup 0  scores (64 x 64 a block), online softmax, output dims 0 ... 255
-//   warpgroup 1  output dims 256 ... 511, with the probabilities of warpgroup 0
-//   warpgroup 2  gathers and masks the next 64 tokens
-// Two stages of 64 tokens; V is the same bytes as K, read transposed. Registers 216 / 216 / 72.
+// A thread block works on 64 heads of one row t and one part of its index list, 64 tokens (a block)
+// at a time; block order puts the head tiles of a row side by side, so that the second finds the
+// gathered rows in L2.
+//   warpgroups 0, 1  each owns every other block: its scores and softmax; and half of the output
+//   dims
+//                    (0 ... 255, 256 ... 511), over all blocks
+//   warpgroup 2      gathers and masks the next tokens
+// Two stages, one per owner; V is the same bytes as K, read transposed. A warpgroup takes the
+// other's probabilities before it turns to its own next block: that frees a stage before the next
+// block has landed. The other way round, scores would run under the other's softmax, but both
+// stages would be held while a gather is waited for (measured 12 % slower, H100, 2026-11-22).
+// Registers 200 / 200 / 104.
 //
 // FP8 cache: K and V are the e4m3 values themselves, exact in f16. Scores are accumulated by groups
 // of 128 dims, each time multiplied by the ratio of the group's scale to the next one's, so the
@@ -31,8 +37,11 @@ struct Tile {
   int split;
 };
 
+// Read anew at every call: kept from the start to the end of a thread block it would cost registers
+// that the loop needs.
 __device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
-  uint32_t const block = blockIdx.x;
+  uint32_t block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
   uint32_t const tile = block / args.num_splits;
   uint32_t const row = tile / args.head_tiles;
   int const first_head = (tile - row * args.head_tiles) * kTileHeads;
@@ -43,10 +52,11 @@ __device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
 __device__ __forceinline__ IndexList index_list(KernelArgs const& args, Tile const& tile) {
   int length = args.top_k;
   if (args.topk_lens) length = min(length, max(args.topk_lens[tile.row], 0));
-  int const first = tile.split * args.blocks_per_split;
-  int const end = min((length + kBlockTokens - 1) / kBlockTokens, first + args.blocks_per_split);
-  return {args.indices + tile.row * args.indices_row_stride, length, first, max(end - first, 0),
-          args.num_keys};
+  int const first = tile.split * args.blocks_per_split * kBlockTokens;
+  length = min(max(length - first, 0), args.blocks_per_split * kBlockTokens);
+  return {args.indices + tile.row * args.indices_row_stride + first, length,
+          (length + kBlockTokens - 1) / kBlockTokens,
+          static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31))};
 }
 
 // Rows that a thread's accumulators belong to: row() and row() + 8 of the tile.
@@ -159,23 +169,22 @@ __device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value)
 // Output of one consumer warpgroup: two groups of 128 dims.
 using OutputTile = float[2][64];
 
-__device__ __forceinline__ void scale_output(OutputTile& output, float const (&factor)[2]) {
-#pragma unroll
-  for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] *= factor[(i >> 1) & 1];
-}
-
-// The A fragments of the probabilities for one group of output dims: times the tokens' scales.
-__device__ __forceinline__ void scale_fragments(uint32_t (&scaled)[4][4],
-                                                uint32_t const (&fragments)[4][4],
-                                                uint16_t const (&scales)[kBlockTokens],
-                                                FragmentPosition const& at) {
+// The A fragments of a block's probabilities, for an FP8 cache times the scales of one group.
+template <class Source>
+__device__ __forceinline__ void load_fragments(uint32_t (&fragments)[4][4],
+                                               uint32_t const* probability, int thread,
+                                               TokenData<Source> const& token, int group,
+                                               FragmentPosition const& at) {
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    int const token = (i >> 2) * 16 + ((i >> 1) & 1) * 8 + at.column;
-    uint32_t const pair = *reinterpret_cast<uint32_t const*>(&scales[token]);
-    asm("mul.rn.f16x2 %0, %1, %2;"
-        : "=r"(scaled[i >> 2][i & 3])
-        : "r"(fragments[i >> 2][i & 3]), "r"(pair));
+    uint32_t& word = fragments[i >> 2][i & 3];
+    word = probability[i * 128 + thread];
+    if constexpr (Source::kFp8Cache) {
+      int const first_token = (i >> 2) * 16 + ((i >> 1) & 1) * 8 + at.column;
+      uint32_t const pair =
+          *reinterpret_cast<uint32_t const*>(&token.value_scale[group][first_token]);
+      asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(word) : "r"(pair));
+    }
   }
 }
 
@@ -187,31 +196,30 @@ __device__ __forceinline__ void issue_values(float (&output)[64], uint32_t const
   for (int step = 0; step < 4; ++step) {
     wgmma_rs<typename Source::OutputMma>(output, fragments[step], value + step * kTokenStep, true);
   }
+  ptx::wgmma_commit();
 }
 
-// output += P . V for the dims of one consumer warpgroup; waits for the result. Overwrites the
-// fragments: there are no registers for a third set.
+// output += P . V for the dims of one consumer warpgroup; waits for the result. An FP8 cache has
+// its own fragments for each group of dims.
 template <class Source>
-__device__ __forceinline__ void multiply_values(OutputTile& output, uint32_t (&fragments)[4][4],
-                                                SharedStorage<Source> const& shared, int stage,
-                                                int half, FragmentPosition const& at) {
+__device__ __forceinline__ void multiply_values(OutputTile& output, SharedStorage<Source>& shared,
+                                                int stage, int half, int thread,
+                                                FragmentPosition const& at) {
+  constexpr int kSets = Source::kFp8Cache ? 2 : 1;
   uint64_t const value =
       mn_major_descriptor(ptx::shared_address(shared.kv[stage][half * 4]), kPanelBytes);
-  pin_registers(output[0]);
-  pin_registers(output[1]);
-  if constexpr (Source::kFp8Cache) {
-    auto const& scales = shared.token[stage].value_scale;
-    uint32_t first[4][4];
-    scale_fragments(first, fragments, scales[half * 2], at);
-    scale_fragments(fragments, fragments, scales[half * 2 + 1], at);
+  uint32_t const* const probability = shared.probability_of(stage);
+  uint32_t fragments[kSets][4][4];
+#pragma unroll
+  for (int part = 0; part < 2; ++part) {
+    if (part < kSets) {
+      load_fragments(fragments[part], probability, thread, shared.token[stage], half * 2 + part,
+                     at);
+    }
+    pin_registers(output[part]);
     ptx::wgmma_fence();
-    issue_values<Source>(output[0], first, value);
-  } else {
-    ptx::wgmma_fence();
-    issue_values<Source>(output[0], fragments, value);
+    issue_values<Source>(output[part], fragments[part % kSets], value + part * 2 * kPanelStep);
   }
-  issue_values<Source>(output[1], fragments, value + 2 * kPanelStep);
-  ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
   pin_registers(output[0]);
   pin_registers(output[1]);
@@ -226,14 +234,17 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
   if (args.num_splits > 1) {
     int64_t const part = tile.row * args.num_splits + tile.split;
 #pragma unroll
-    for (int i = 0; i < 128; i += 2) {
-      int const row = at.row + ((i >> 1) & 1) * 8;
+    for (int lower = 0; lower < 2; ++lower) {
+      int const row = at.row + lower * 8;
       if (row >= tile.heads) continue;
-      float* target = args.partial_out +
-                      (part * args.num_heads + tile.first_head + row) * kLatentDim +
-                      half * kHalfDim + (i >> 2) * 8 + at.column;
-      *reinterpret_cast<float2*>(target) =
-          make_float2(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]);
+      float* const target = args.partial_out +
+                            (part * args.num_heads + tile.first_head + row) * kLatentDim +
+                            half * kHalfDim + at.column;
+#pragma unroll
+      for (int group = 0; group < 32; ++group) {
+        float const* pair = &output[group >> 4][(group & 15) * 4 + lower * 2];
+        *reinterpret_cast<float2*>(target + group * 8) = make_float2(pair[0], pair[1]);
+      }
     }
     return;
   }
@@ -257,10 +268,11 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
   }
 }
 
-// Log-sum-exp and maximum of the tile's rows, and the factor that normalises the output.
+// Log-sum-exp and maximum of the tile's rows, and the factor that normalises the output. The row
+// sum has two halves, one of each consumer warpgroup's blocks; warpgroup 0 writes the results.
 template <class Source>
 __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& args, Tile const& tile,
-                            FragmentPosition const& at, SoftmaxState const& state,
+                            FragmentPosition const& at, SoftmaxState const& state, int warpgroup,
                             float (&factor)[2]) {
   constexpr float kLn2 = 0.6931471805599453f;
 #pragma unroll
@@ -268,12 +280,18 @@ __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& arg
     float sum = state.sum[half];
     sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
     sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
+    if (at.column == 0) shared.row_sum[warpgroup][at.row + half * 8] = sum;
+  }
+  ptx::named_barrier_sync(kSumsReady, kConsumerThreads);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    int const row = at.row + half * 8;
+    int const head = tile.first_head + row;
+    float const sum = shared.row_sum[0][row] + shared.row_sum[1][row];
     bool const empty = sum == 0.f;
     float const lse_log2 = empty ? -INFINITY : state.maximum[half] + log2f(sum);
     factor[half] = empty ? 0.f : 1.f / sum;
-    int const row = at.row + half * 8;
-    int const head = tile.first_head + row;
-    bool const writes = at.column == 0 && row < tile.heads;
+    bool const writes = warpgroup == 0 && at.column == 0 && row < tile.heads;
     if (args.num_splits > 1) {
       int64_t const part = tile.row * args.num_splits + tile.split;
       if (writes) args.partial_lse[part * args.num_heads + head] = lse_log2;
@@ -285,87 +303,99 @@ __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& arg
       if (writes) args.lse[position] = lse_log2 * kLn2;
       if (writes && args.max_logits) args.max_logits[position] = state.maximum[half] * kLn2;
     }
-    if (at.column == 0) shared.output_factor[row] = factor[half];
   }
 }
 
-__device__ __forceinline__ void clear_output(OutputTile& output) {
-#pragma unroll
-  for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] = 0.f;
-}
-
-// Warpgroup 0. Barriers: kv_full (waits), probability_full and kv_empty (arrives).
+// One consumer warpgroup. Blocks of its own parity lie in stage `warpgroup`.
 template <class Source>
-__device__ void consume_scores(SharedStorage<Source>& shared, KernelArgs const& args,
-                               Tile const& tile, int num_blocks, int thread) {
-  FragmentPosition const at(thread);
+struct Consumer {
+  SharedStorage<Source>& shared;
+  KernelArgs const& args;
+  int const warpgroup;
+  int const thread;
+  FragmentPosition const at;
   SoftmaxState state;
   OutputTile output;
-  clear_output(output);
 
-  for (int block = 0; block < num_blocks; ++block) {
-    int const stage = block % kStages;
+  __device__ Consumer(SharedStorage<Source>& storage, KernelArgs const& kernel_args, int index,
+                      int thread_index)
+      : shared(storage),
+        args(kernel_args),
+        warpgroup(index),
+        thread(thread_index),
+        at(thread_index) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] = 0.f;
+  }
+
+  __device__ __forceinline__ void wait_for_tokens(int stage, int block) {
     ptx::mbarrier_wait(&shared.kv_full[stage], (block / kStages) & 1);
+    ptx::fence_proxy_async();  // the producer's writes went through the generic proxy
+  }
+
+  __device__ __forceinline__ void release(int stage) {
+    __syncwarp();
+    if ((thread & 31) == 0) ptx::mbarrier_arrive(&shared.kv_empty[stage]);
+  }
+
+  __device__ __forceinline__ void rescale_output(float const (&rescale)[2]) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] *= rescale[(i >> 1) & 1];
+  }
+
+  // Scores and probabilities of an own block, published for the other warpgroup.
+  __device__ __forceinline__ void own_probabilities(int stage, float (&rescale)[2]) {
     float scores[32];
     compute_scores(shared, stage, at, scores);
-    float rescale[2];
     softmax_step(shared, args, stage, at, scores, state, rescale);
-
-    uint32_t fragments[4][4];  // A fragments of four 16-token steps
     uint32_t* const probability = shared.probability_of(stage);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      fragments[i >> 2][i & 3] = Source::kFp8Cache ? pack_f16(scores[2 * i], scores[2 * i + 1])
-                                                   : pack_bf16(scores[2 * i], scores[2 * i + 1]);
-      probability[i * 128 + thread] = fragments[i >> 2][i & 3];
+      probability[i * 128 + thread] = Source::kFp8Cache
+                                          ? pack_f16(scores[2 * i], scores[2 * i + 1])
+                                          : pack_bf16(scores[2 * i], scores[2 * i + 1]);
     }
     if (at.column == 0) {
-      shared.rescale[stage][at.row] = rescale[0];
-      shared.rescale[stage][at.row + 8] = rescale[1];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        shared.maximum[stage][at.row + half * 8] = state.maximum[half];
+        shared.rescale[stage][at.row + half * 8] = rescale[half];
+      }
     }
     ptx::mbarrier_arrive(&shared.probability_full[stage]);
-
-    scale_output(output, rescale);
-    multiply_values(output, fragments, shared, stage, 0, at);
-    __syncwarp();
-    if ((thread & 31) == 0) ptx::mbarrier_arrive(&shared.kv_empty[stage]);
   }
 
-  float factor[2];
-  finish_rows(shared, args, tile, at, state, factor);
-  ptx::named_barrier_arrive(kFactorReady, kConsumerThreads);
-  scale_output(output, factor);
-  store_output(shared, args, tile, at, 0, thread, output);
-}
-
-// Warpgroup 1. Barriers: kv_full and probability_full (waits), kv_empty (arrives).
-template <class Source>
-__device__ void consume_values(SharedStorage<Source>& shared, KernelArgs const& args,
-                               Tile const& tile, int num_blocks, int thread) {
-  FragmentPosition const at(thread);
-  OutputTile output;
-  clear_output(output);
-
-  for (int block = 0; block < num_blocks; ++block) {
-    int const stage = block % kStages;
-    ptx::mbarrier_wait(&shared.kv_full[stage], (block / kStages) & 1);
+  __device__ __forceinline__ void other_probabilities(int stage, int block, float (&rescale)[2]) {
     ptx::mbarrier_wait(&shared.probability_full[stage], (block / kStages) & 1);
-    uint32_t const* const probability = shared.probability_of(stage);
-    uint32_t fragments[4][4];
 #pragma unroll
-    for (int i = 0; i < 16; ++i) fragments[i >> 2][i & 3] = probability[i * 128 + thread];
-    float const rescale[2] = {shared.rescale[stage][at.row], shared.rescale[stage][at.row + 8]};
-    scale_output(output, rescale);
-    multiply_values(output, fragments, shared, stage, 1, at);
-    __syncwarp();
-    if ((thread & 31) == 0) ptx::mbarrier_arrive(&shared.kv_empty[stage]);
+    for (int half = 0; half < 2; ++half) {
+      rescale[half] = shared.rescale[stage][at.row + half * 8];
+      state.maximum[half] = shared.maximum[stage][at.row + half * 8];
+      state.sum[half] *= rescale[half];
+    }
   }
 
-  ptx::named_barrier_sync(kFactorReady, kConsumerThreads);
-  float const factor[2] = {shared.output_factor[at.row], shared.output_factor[at.row + 8]};
-  scale_output(output, factor);
-  store_output(shared, args, tile, at, 1, thread, output);
-}
+  __device__ void run(int num_blocks) {
+    for (int block = 0; block < num_blocks; ++block) {
+      int const stage = block % kStages;
+      wait_for_tokens(stage, block);
+      float rescale[2];
+      if (stage == warpgroup) {
+        own_probabilities(stage, rescale);
+      } else {
+        other_probabilities(stage, block, rescale);
+      }
+      rescale_output(rescale);
+      multiply_values(output, shared, stage, warpgroup, thread, at);
+      release(stage);
+    }
+    Tile const tile = tile_of_block(args);
+    float factor[2];
+    finish_rows(shared, args, tile, at, state, warpgroup, factor);
+    rescale_output(factor);
+    store_output(shared, args, tile, at, warpgroup, thread, output);
+  }
+};
 
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -377,31 +407,26 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const thread = threadIdx.x & 127;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < kStages; ++stage) {
-      ptx::mbarrier_init(&shared.kv_full[stage], kProducerThreads);
+      ptx::mbarrier_init(&shared.kv_full[stage], 2 * kProducerThreads);
       ptx::mbarrier_init(&shared.kv_empty[stage], kConsumerThreads / 32);
       ptx::mbarrier_init(&shared.probability_full[stage], 128);
     }
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
-  Tile const tile = tile_of_block(args);
-  IndexList const list = index_list(args, tile);
-
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    produce(shared, args, list, thread);
+    produce(shared, args, index_list(args, tile_of_block(args)), thread);
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
+    Tile const tile = tile_of_block(args);
     load_queries(shared, args,
                  args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride,
                  tile.heads, threadIdx.x);
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kQueryReady, kConsumerThreads);
-    if (warpgroup == 0) {
-      consume_scores(shared, args, tile, list.num_blocks, thread);
-    } else {
-      consume_values(shared, args, tile, list.num_blocks, thread);
-    }
+    int const num_blocks = index_list(args, tile).num_blocks;
+    Consumer<Source>(shared, args, warpgroup, thread).run(num_blocks);
   }
 }
 

@@ -17,9 +17,9 @@ inline constexpr int kStages = 2;
 inline constexpr int kConsumerThreads = 256;  // warpgroups 0 and 1
 inline constexpr int kProducerThreads = 128;  // warpgroup 2
 inline constexpr int kThreads = kConsumerThreads + kProducerThreads;
-// 2 * 216 + 72 = 504, the pool that a launch of 384 threads allocates.
-inline constexpr int kConsumerRegisters = 216;
-inline constexpr int kProducerRegisters = 72;
+// 2 * 200 + 104 = 504, the pool that a launch of 384 threads allocates.
+inline constexpr int kConsumerRegisters = 200;
+inline constexpr int kProducerRegisters = 104;
 inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
 
 using cute::SM90::GMMA::Major;
@@ -63,17 +63,21 @@ struct alignas(1024) SharedStorage {
 
   uint8_t query[kPanels][kPanelBytes];  // reused to stage the bf16 output
   uint8_t kv[kStages][kPanels][kPanelBytes];
-  // Probabilities as A fragments, from warpgroup 0 to 1: word i of a thread at [i][thread]. With a
-  // RoPE panel they lie there: its last reader is the score product they come from.
+  // Probabilities as A fragments, word i of a thread at [i][thread]. With a RoPE panel they lie
+  // there: its last reader is the score product they come from.
   uint32_t probability[kPanels > kLatentPanels ? 0 : kStages][16 * 128];
   TokenData<Source> token[kStages];
-  float query_scale[kTileHeads];       // undoes the power of two put on q (FP8 cache only)
-  float rescale[kStages][kTileHeads];  // of the output accumulators, warpgroup 0 -> 1
-  float output_factor[kTileHeads];     // 1 / row sum (and the sink), warpgroup 0 -> 1
-  uint64_t kv_full[kStages];   // 128 arrivals: every producer thread, its part of the stage written
+  float query_scale[kTileHeads];  // undoes the power of two put on q (FP8 cache only)
+  // Of the block in a stage, from its owner to the other consumer warpgroup: the running maximum
+  // with it and the factor of what was accumulated before it.
+  float maximum[kStages][kTileHeads];
+  float rescale[kStages][kTileHeads];
+  float row_sum[2][kTileHeads];  // of each consumer warpgroup's blocks
+  uint64_t kv_full[kStages];   // 256 arrivals: every producer thread once for its copies in flight
+                               // and once for its writes
   uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done
-  uint64_t probability_full[kStages];  // 128 arrivals: warpgroup 0, probabilities and rescale
-                                       // written; kv_empty of the stage frees them
+  uint64_t probability_full[kStages];  // 128 arrivals: the owner, probabilities, maximum and
+                                       // rescale written; kv_empty of the stage frees them
 
   __device__ __forceinline__ uint32_t* probability_of(int stage) {
     if constexpr (kPanels > kLatentPanels) {
@@ -86,7 +90,7 @@ struct alignas(1024) SharedStorage {
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kFactorReady = 1,   // warpgroup 0 arrives, warpgroup 1 waits; once
+  kSumsReady = 1,     // both consumer warpgroups; once
   kQueryReady = 2,    // both consumer warpgroups; once
   kOutputStaged = 3,  // 3 and 4: one consumer warpgroup each; once
 };
