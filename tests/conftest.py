@@ -1,5 +1,5 @@
 """Shared by all tests: seeds, a bound on torch's threads, and the way to ``bench`` and ``tests``;
-hypothesis keeps no database of examples in the source tree.
+hypothesis draws the same examples in every run and keeps no database of them in the source tree.
 
 The repository root goes to the end of the path, so that an installed package is tested rather than
 the sources it was built from.
@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 _MAX_THREADS = 2
 
-hypothesis.settings.register_profile("dsa_ops", database=None)
+hypothesis.settings.register_profile("dsa_ops", database=None, derandomize=True)
 hypothesis.settings.load_profile("dsa_ops")
 
 
