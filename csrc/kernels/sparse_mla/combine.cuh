@@ -2,7 +2,7 @@
 //
 //   lse = log2 sum_i 2^lse_i,   out = sum_i 2^(lse_i - lse) * out_i   (empty parts have lse = -inf)
 //
-// One warp per (row, head); lane l holds dims 128 i + [4 l, 4 l + 4) for i = 0 ... 3.
+// One block per (row, head); warp w and lane l hold dims 128 w + [4 l, 4 l + 4).
 #pragma once
 #include "kernels/sparse_mla/producer.cuh"
 
@@ -12,13 +12,11 @@ inline constexpr int kCombineThreads = 128;
 
 __global__ void __launch_bounds__(kCombineThreads)
     combine_kernel(__grid_constant__ const CombineArgs args) {
-  int64_t const pair =
-      static_cast<int64_t>(blockIdx.x) * (kCombineThreads / 32) + (threadIdx.x >> 5);
-  int64_t const row = pair / args.num_heads;
-  if (row >= args.num_rows) return;
-  int const head = static_cast<int>(pair - row * args.num_heads);
+  int64_t const row = blockIdx.x / args.num_heads;
+  int const head = static_cast<int>(blockIdx.x % args.num_heads);
   int const lane = threadIdx.x & 31;
-  float const* const lses = args.partial_lse + row * args.num_splits * args.num_heads + head;
+  int64_t const first_part = row * args.num_splits * args.num_heads + head;
+  float const* const lses = args.partial_lse + first_part;
 
   float maximum = -INFINITY;
   for (int split = lane; split < args.num_splits; split += 32) {
@@ -31,29 +29,25 @@ __global__ void __launch_bounds__(kCombineThreads)
   float const shift = maximum == -INFINITY ? 0.f : maximum;
 
   float sum = 0.f;
-  float4 total[4] = {};
-  // Each lane weighs one split of a batch; the warp then adds them up, four in flight.
+  float4 total = {};
+  // Each lane weighs one split of a batch; the warp then adds them up, many loads in flight.
   for (int batch = 0; batch < args.num_splits; batch += 32) {
     int const own = batch + lane;
     float const own_weight =
         own < args.num_splits ? exp2f(lses[int64_t{own} * args.num_heads] - shift) : 0.f;
     int const count = min(32, args.num_splits - batch);
-#pragma unroll 4
+#pragma unroll 16
     for (int i = 0; i < count; ++i) {
       float const weight = __shfl_sync(0xFFFFFFFFu, own_weight, i);
-      int64_t const part = (row * args.num_splits + batch + i) * args.num_heads + head;
-      auto const* values =
-          reinterpret_cast<float4 const*>(args.partial_out + part * kLatentDim) + lane;
+      int64_t const part = first_part + int64_t{batch + i} * args.num_heads;
+      auto const* values = reinterpret_cast<float4 const*>(args.partial_out + part * kLatentDim);
+      // The outputs of an empty part were never written.
+      float4 const value = weight > 0.f ? values[threadIdx.x] : make_float4(0.f, 0.f, 0.f, 0.f);
       sum += weight;
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        // The outputs of an empty part were never written.
-        float4 const value = weight > 0.f ? values[j * 32] : make_float4(0.f, 0.f, 0.f, 0.f);
-        total[j].x = fmaf(weight, value.x, total[j].x);
-        total[j].y = fmaf(weight, value.y, total[j].y);
-        total[j].z = fmaf(weight, value.z, total[j].z);
-        total[j].w = fmaf(weight, value.w, total[j].w);
-      }
+      total.x = fmaf(weight, value.x, total.x);
+      total.y = fmaf(weight, value.y, total.y);
+      total.z = fmaf(weight, value.z, total.z);
+      total.w = fmaf(weight, value.w, total.w);
     }
   }
 
@@ -63,13 +57,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   float factor = empty ? 0.f : 1.f / sum;
   if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
   uint16_t* const out = args.out + row * args.out_row_stride + head * args.out_head_stride;
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    reinterpret_cast<uint2*>(out)[j * 32 + lane] =
-        make_uint2(pack_bf16(total[j].x * factor, total[j].y * factor),
-                   pack_bf16(total[j].z * factor, total[j].w * factor));
-  }
-  if (lane == 0) args.lse[row * args.num_heads + head] = lse;
+  reinterpret_cast<uint2*>(out)[threadIdx.x] = make_uint2(
+      pack_bf16(total.x * factor, total.y * factor), pack_bf16(total.z * factor, total.w * factor));
+  if (threadIdx.x == 0) args.lse[row * args.num_heads + head] = lse;
 }
 
 }  // namespace dsa_ops::sparse_mla

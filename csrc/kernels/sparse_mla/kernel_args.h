@@ -36,7 +36,6 @@ struct CombineArgs {
   uint16_t* out;
   int64_t out_row_stride, out_head_stride;
   float* lse;
-  int64_t num_rows;
   int32_t num_heads;
   int32_t num_splits;
 };

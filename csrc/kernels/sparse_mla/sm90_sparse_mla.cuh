@@ -380,7 +380,7 @@ struct Consumer {
       int const stage = block % kStages;
       wait_for_tokens(stage, block);
       float rescale[2];
-      if (stage == warpgroup) {
+      if (warpgroup == 0) {
         own_probabilities(stage, rescale);
       } else {
         other_probabilities(stage, block, rescale);

@@ -35,13 +35,11 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
   combine_args.out_row_stride = args.out_row_stride;
   combine_args.out_head_stride = args.out_head_stride;
   combine_args.lse = args.lse;
-  combine_args.num_rows = num_rows;
   combine_args.num_heads = args.num_heads;
   combine_args.num_splits = args.num_splits;
-  int64_t const warps = num_rows * args.num_heads;
-  constexpr int kWarps = kCombineThreads / 32;
-  combine_kernel<<<static_cast<unsigned>((warps + kWarps - 1) / kWarps), kCombineThreads, 0,
-                   stream>>>(combine_args);
+  // A launch is split only while its tiles do not fill the device, so the grid is small.
+  combine_kernel<<<static_cast<unsigned>(num_rows * args.num_heads), kCombineThreads, 0, stream>>>(
+      combine_args);
   return cuda_status(cudaGetLastError(), op);
 }
 
@@ -106,7 +104,7 @@ std::array<KernelEntry, 2> decode_kernels() {
   return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, FP8 paged cache",
              kThreads, sizeof(SharedStorage<Fp8Cache>), kLaunchRegisters},
             reinterpret_cast<void const*>(&sparse_mla_kernel<Fp8Cache>)},
-           {{"combine_kernel", "sparse_mla_decode", "4 (row, head) pairs", kCombineThreads, 0, 255},
+           {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
             reinterpret_cast<void const*>(&combine_kernel)}}};
 }
 
