@@ -58,7 +58,7 @@ def test_paged_plan_covers_all_rows(batch: int, next_n: int) -> None:
 @pytest.mark.parametrize("top_k", [1, 512, 2048, 4096])
 def test_topk_plan_fits_the_device(num_rows: int, num_columns: int, top_k: int) -> None:
     plan = compiled_module().plan_topk(num_rows, num_columns, top_k, SMS)
-    assert plan["cluster_size"] in (1, 2, 4, 8)
+    assert plan["cluster_size"] in (1, 2, 4, 8, 16)
     assert plan["num_blocks"] == num_rows * plan["cluster_size"]
     assert plan["shared_bytes"] <= SHARED_BYTES
 

@@ -63,7 +63,6 @@ py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t
   auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, num_sms);
   py::dict result;
   result["cluster_size"] = plan.cluster_size;
-  result["capacity_keys"] = plan.capacity_keys;
   result["shared_bytes"] = plan.shared_bytes;
   result["num_blocks"] = plan.num_blocks;
   return result;

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from .._checks import Checker
-from ..formats import FP8, INDEX_HEAD_COUNTS, INDEX_HEAD_DIM, MAX_ATTENTION_HEADS
+from ..formats import FP8, INDEX_HEAD_COUNTS, INDEX_HEAD_DIM, MAX_ATTENTION_HEADS, MAX_TOP_K
 from ._cache_arguments import check_index_cache
-
-MAX_TOPK = 4096
 
 
 def check_plain(
@@ -130,7 +128,7 @@ def check_indices(checker: Checker, indices: Tensor, num_rows: int, text: str) -
 
 
 def check_top_k(checker: Checker, top_k: int) -> None:
-    checker.require(1 <= top_k <= MAX_TOPK, "top_k", f"from 1 to {MAX_TOPK}", top_k)
+    checker.require(1 <= top_k <= MAX_TOP_K, "top_k", f"from 1 to {MAX_TOP_K}", top_k)
 
 
 def indices_or_new(
