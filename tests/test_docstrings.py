@@ -1,9 +1,12 @@
-"""The examples in the public docstrings run on a CPU and print what they say."""
+"""The examples in the public docstrings and the README run on a CPU and print what they say."""
 
 from __future__ import annotations
 
 import doctest
 import inspect
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,3 +45,12 @@ def test_sections(name: str) -> None:
     for argument in inspect.signature(function).parameters:
         described = text[places[0] : places[1]]
         assert argument in described, f"{name} does not describe {argument}"
+
+
+def test_readme_example() -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    assert names["indices"].shape == (names["T"], names["top_k"])
+    assert names["out"].isfinite().all() and names["lse"].isfinite().all()
