@@ -1,5 +1,5 @@
 """Shared by all tests: seeds, a bound on torch's threads, and the way to ``bench`` and ``tests``;
-hypothesis draws the same examples in every run and keeps no database of them in the source tree.
+hypothesis draws the same examples in every run, so it needs no database of them.
 
 The repository root goes to the end of the path, so that an installed package is tested rather than
 the sources it was built from.
