@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-native = pytest.importorskip("dsa_ops._C")
+from tests.gates.native_build import compiled_module
 
 NUM_SMS = 132
 MAX_SHARED_BYTES = 232_448
@@ -13,7 +13,7 @@ COLUMNS = [1, 100, 4096, 8192, 16_384, 16_385, 32_768, 65_536, 131_072, 262_144,
 
 
 def choice(num_rows: int, num_columns: int, top_k: int = 2048) -> tuple[str, int]:
-    plan = native.topk_plan(num_rows, num_columns, top_k, NUM_SMS)
+    plan = compiled_module().plan_topk(num_rows, num_columns, top_k, NUM_SMS)
     return plan["selector"], plan["cluster_size"]
 
 
@@ -64,7 +64,7 @@ def test_where_the_resident_kernel_ends(
 def test_every_plan_can_be_launched(top_k: int, num_sms: int) -> None:
     for num_rows in ROWS:
         for num_columns in COLUMNS:
-            plan = native.topk_plan(num_rows, num_columns, top_k, num_sms)
+            plan = compiled_module().plan_topk(num_rows, num_columns, top_k, num_sms)
             sizes = (1, 2, 4, 8) if plan["selector"] == "resident" else (1, 2, 4, 16)
             assert plan["cluster_size"] in sizes
             assert plan["num_blocks"] == num_rows * plan["cluster_size"]

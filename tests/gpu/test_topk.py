@@ -10,6 +10,7 @@ from torch import Tensor
 
 import dsa_ops
 from dsa_ops import reference
+from tests.gates.native_build import compiled_module
 from tests.gpu.tools import (
     Output,
     assert_registered,
@@ -98,11 +99,10 @@ def assert_exact(
 
 
 def test_shapes_reach_every_kernel() -> None:
-    native = pytest.importorskip("dsa_ops._C")
     chosen = {
         (plan["selector"], plan["cluster_size"])
         for repeats, num_columns in RESIDENT_SHAPES + GATED_SHAPES
-        for plan in [native.topk_plan(3 * repeats, num_columns, 2048, 132)]
+        for plan in [compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132)]
     }
     resident = {("resident", size) for size in (1, 2, 4, 8)}
     assert chosen == resident | {("gated", size) for size in (1, 2, 4, 16)}
