@@ -40,6 +40,14 @@ template <>
 struct ScoreInstruction<128> {
   using Type = cute::SM90::GMMA::MMA_64x128x32_F32E4M3E4M3_SS_TN<>;
 };
+template <>
+struct ScoreInstruction<256> {
+  using Type = cute::SM90::GMMA::MMA_64x256x32_F32E4M3E4M3_SS_TN<>;
+};
+
+// Through a shuffle the compiler knows a value to be the same in the whole warp: it stays in a
+// uniform register and branches on it need no convergence.
+__device__ __forceinline__ int32_t uniform(int32_t value) { return __shfl_sync(~0u, value, 0); }
 
 // The key of a 128-key stage and the query of a pair whose logits end in this lane.
 __device__ __forceinline__ int key_of_lane(int math_warp, int lane) {
@@ -82,19 +90,25 @@ __device__ __forceinline__ uint64_t descriptor_at(uint64_t descriptor, uint32_t 
   return (descriptor & ~kLow) | (static_cast<uint32_t>(descriptor) + bytes / 16);
 }
 
-// The weights of a bank that belong to this lane's columns; 0 for queries at and after `queries`.
-template <class Tile>
-__device__ __forceinline__ void load_weights(float (&weights)[Tile::kWeights], float const* first,
-                                             int64_t row_stride, int queries, int lane) {
+// Scores enter the sum doubled: x + |x| is an addition, which the FP32 pipe issues at twice the
+// rate of a maximum. Weights enter it halved, both exactly. NaN stays NaN, as in the reference.
+__device__ __forceinline__ float twice_relu(float x) { return __fadd_rn(x, fabsf(x)); }
+__device__ __forceinline__ float halve(float weight) { return 0.5f * weight; }
+
+// The weights of a bank that belong to this lane's columns. `pair_at(query, head)` gives the halved
+// weights of an even head and the next one.
+template <class Tile, class PairAt>
+__device__ __forceinline__ void load_weights(float (&weights)[Tile::kWeights], int lane,
+                                             PairAt const& pair_at) {
   constexpr int kLaneHeads = Tile::kHeads / 4;
-  float const* row = first + 2 * (lane % 4);
 #pragma unroll
   for (int query = 0; query < Tile::kBankQueries; ++query) {
 #pragma unroll
-    for (int h = 0; h < kLaneHeads; ++h) {
-      weights[query * kLaneHeads + h] = query < queries ? __ldg(row + h / 2 * 8 + h % 2) : 0.f;
+    for (int h = 0; h < kLaneHeads; h += 2) {
+      float2 const pair = pair_at(query, 4 * h + 2 * (lane % 4));
+      weights[query * kLaneHeads + h] = pair.x;
+      weights[query * kLaneHeads + h + 1] = pair.y;
     }
-    row += row_stride;
   }
 }
 
@@ -111,13 +125,6 @@ __device__ __forceinline__ void start_bank(float (&bank)[Tile::kAccumulators], u
                           step != 0);
   }
   ptx::wgmma_commit();
-}
-
-// NaN stays NaN, as in the reference; fmaxf would turn it into 0.
-__device__ __forceinline__ float relu(float x) {
-  float result;
-  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(x));
-  return result;
 }
 
 // Sums a pair of queries (or the only one) over the heads; see the head of this file for what
@@ -138,7 +145,7 @@ __device__ __forceinline__ float reduce_heads(float const (&bank)[Tile::kAccumul
       float const weight = weights[query * kLaneHeads + h];
 #pragma unroll
       for (int key = 0; key < 2; ++key) {
-        float const score = relu(bank[query * 2 * kLaneHeads + h / 2 * 4 + key * 2 + h % 2]);
+        float const score = twice_relu(bank[query * 2 * kLaneHeads + h / 2 * 4 + key * 2 + h % 2]);
         sum[key] = h == 0 ? __fmul_rn(score, weight) : __fmaf_rn(score, weight, sum[key]);
       }
     }

@@ -227,8 +227,12 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
 #pragma unroll
     for (int b = 0; b < Tile::kBanks; ++b) {
       int32_t const row = first_row + b * Tile::kBankQueries;
-      load_weights<Tile>(registers.weights[b], args.weights + row * args.weights_row_stride,
-                         args.weights_row_stride, piece.rows - b * Tile::kBankQueries, lane);
+      float const* bank = args.weights + row * args.weights_row_stride;
+      int32_t const rows = piece.rows - b * Tile::kBankQueries;
+      load_weights<Tile>(registers.weights[b], lane, [&](int query, int head) {
+        float const* at = bank + query * args.weights_row_stride + head;
+        return query < rows ? float2{halve(__ldg(at)), halve(__ldg(at + 1))} : float2{0.f, 0.f};
+      });
     }
     uint64_t const query_tile =
         k_major_descriptor(ptx::shared_address(shared.queries[queries.stage]));
@@ -267,8 +271,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Tile = PagedTile<kHeads, kRows>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<PagedStorage<Tile>*>(shared_memory);
-  // Through a shuffle, so that the compiler knows it to be the same in the whole warp.
-  int const warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  int const warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
   if (threadIdx.x == 0) init_barriers(shared);
