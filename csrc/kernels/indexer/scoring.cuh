@@ -85,13 +85,20 @@ __device__ __forceinline__ void init_barriers(Barriers& barriers) {
 
 // The descriptor of a tile that lies `bytes` further. Only the low word of a descriptor varies: a
 // 64-bit addition would cost carries in the main loop.
+inline constexpr uint64_t kDescriptorLow = 0xFFFFFFFF;
 __device__ __forceinline__ uint64_t descriptor_at(uint64_t descriptor, uint32_t bytes) {
-  constexpr uint64_t kLow = 0xFFFFFFFF;
-  return (descriptor & ~kLow) | (static_cast<uint32_t>(descriptor) + bytes / 16);
+  return (descriptor & ~kDescriptorLow) | (static_cast<uint32_t>(descriptor) + bytes / 16);
 }
 
-// Scores enter the sum doubled: x + |x| is an addition, which the FP32 pipe issues at twice the
-// rate of a maximum. Weights enter it halved, both exactly. NaN stays NaN, as in the reference.
+// A descriptor that ptxas does not work out anew in every iteration.
+__device__ __forceinline__ uint64_t uniform_descriptor(uint64_t descriptor) {
+  int32_t const low = uniform(static_cast<int32_t>(descriptor & kDescriptorLow));
+  return (descriptor & ~kDescriptorLow) | static_cast<uint32_t>(low);
+}
+
+// Scores enter the sum doubled and weights halved: x + |x| is an addition, which issues at twice the
+// rate of a maximum. Both are exact (short of subnormal weights), so the sum is that of relu(x) and
+// the weights as given. NaN stays NaN, as in the reference.
 __device__ __forceinline__ float twice_relu(float x) { return __fadd_rn(x, fabsf(x)); }
 __device__ __forceinline__ float halve(float weight) { return 0.5f * weight; }
 

@@ -189,7 +189,6 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
   uint64_t const first_keys =
       k_major_descriptor(ptx::shared_address(shared.keys) + warp / 4 * kWarpgroupKeys * kHeadDim);
   int const lane_query = query_of_lane(lane);
-  int64_t const pair_stride = 2 * args.logits_row_stride;
 
   for (;;) {
     ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
@@ -206,9 +205,8 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
         return *reinterpret_cast<float2 const*>(bank + query * Tile::kHeads + head);
       });
     }
-    // Uniform, or ptxas works it out anew in every iteration.
-    uint64_t const query_tile = k_major_descriptor(static_cast<uint32_t>(
-        uniform(static_cast<int32_t>(ptx::shared_address(shared.queries[queries.stage])))));
+    uint64_t const query_tile =
+        uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     int32_t n = unit.scan_begin + key_of_lane(warp, lane);
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
     // Scores the next 64 keys and hands the logits to `store(query)`.
@@ -244,7 +242,7 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
       float* out = first_out;
       score(scale, [&](int, float logit) {
         *out = logit;
-        out += pair_stride;
+        out += 2 * args.logits_row_stride;
       });
     }
 #pragma unroll 1
@@ -253,7 +251,7 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
       float* out = first_out;
       score(scale, [&](int query, float logit) {
         if (n < store_end && query + lane_query < rows) *out = logit;
-        out += pair_stride;
+        out += 2 * args.logits_row_stride;
       });
     }
     __syncwarp();  // every lane has read the unit
