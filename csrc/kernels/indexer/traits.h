@@ -105,6 +105,7 @@ struct alignas(1024) RaggedStorage : Barriers {
 
 template <class Tile>
 struct alignas(1024) PagedStorage : Barriers {
+  uint64_t piece_full[kQueryStages];  // 1 arrival (the producer's), before that of query_full
   alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
   alignas(16) float scales[kKeyStages][kStageKeys];
