@@ -52,7 +52,7 @@ struct QueryTile {
 };
 
 // Ragged prefill scores 256 columns: 4, 8, 16 or 32 rows for 64, 32, 16 or 8 heads. Few heads spend
-// more of the time on reductions, which the products of a second bank hide.
+// more of the time on reductions, which the products of a second bank hide; README.md has times.
 inline constexpr int kRaggedColumns = 256;
 inline constexpr int ragged_banks(int heads) { return heads >= 32 ? 1 : 2; }
 template <int Heads>
