@@ -96,9 +96,9 @@ __device__ __forceinline__ uint64_t uniform_descriptor(uint64_t descriptor) {
   return (descriptor & ~kDescriptorLow) | static_cast<uint32_t>(low);
 }
 
-// Scores enter the sum doubled and weights halved: x + |x| is an addition, which issues at twice the
-// rate of a maximum. Both are exact (short of subnormal weights), so the sum is that of relu(x) and
-// the weights as given. NaN stays NaN, as in the reference.
+// Scores enter the sum doubled and weights halved: x + |x| is an addition, which issues at twice
+// the rate of a maximum. Both are exact (short of subnormal weights), so the sum is that of relu(x)
+// and the weights as given. NaN stays NaN, as in the reference.
 __device__ __forceinline__ float twice_relu(float x) { return __fadd_rn(x, fabsf(x)); }
 __device__ __forceinline__ float halve(float weight) { return 0.5f * weight; }
 
