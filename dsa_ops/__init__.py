@@ -1,7 +1,11 @@
 """Exact, deterministic DeepSeek Sparse Attention for Hopper GPUs, with a PyTorch twin of every op.
 
-The public functions are exported here; :mod:`dsa_ops.reference` holds their readable twins and
-:mod:`dsa_ops.formats` the byte formats of the caches.
+The public functions are exported here; :mod:`dsa_ops.reference` holds their readable twins,
+:mod:`dsa_ops.formats` the byte formats of the caches and :mod:`dsa_ops.model` an attention layer.
+The examples in their docstrings assume ``import torch, dsa_ops``.
+
+A bad argument raises before any work, with the same sentence from Python (ValueError) and from the
+compiled ops (RuntimeError): ``op: argument must be X, got Y``.
 """
 
 from . import reference
@@ -13,10 +17,11 @@ from .ops.caches import (
     write_mla_cache,
 )
 from .ops.indexer import indexer_logits, paged_indexer_logits
+from .ops.indexer_topk import indexer_topk, paged_indexer_topk
 from .ops.merge import merge_states
 from .ops.prepare import prepare_index_k, prepare_index_q
 from .ops.sparse_mla import sparse_mla_decode, sparse_mla_prefill
-from .ops.topk import indexer_topk, paged_indexer_topk, topk
+from .ops.topk import topk
 
 __version__ = "0.1.0"
 

@@ -23,6 +23,7 @@ MLA_SCALE_GROUP = 128
 MLA_TOKEN_BYTES = 656
 MLA_PAGE_TOKENS = 64
 MAX_ATTENTION_HEADS = 128
+MAX_TOP_K = 4096
 
 E4M3_MAX = 448.0
 FP8 = torch.float8_e4m3fn
@@ -47,6 +48,10 @@ def index_cache_views(index_cache: Tensor) -> tuple[Tensor, Tensor]:
 
     ``index_cache`` is ``uint8[pages, 64, 132]`` with rows of 132 contiguous bytes and any page
     stride that is a multiple of 4 bytes.
+
+    >>> keys, scales = dsa_ops.formats.index_cache_views(dsa_ops.new_index_cache(2))
+    >>> keys.shape, scales.shape
+    (torch.Size([2, 64, 128]), torch.Size([2, 64]))
     """
     pages, page_stride = index_cache.shape[0], index_cache.stride(0)
     key_bytes = INDEX_PAGE_TOKENS * INDEX_HEAD_DIM
@@ -63,7 +68,12 @@ def index_cache_views(index_cache: Tensor) -> tuple[Tensor, Tensor]:
 def mla_cache_views(mla_cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Views of the latent ``e4m3[pages, page, 512]``, its scales ``f32[pages, page, 4]`` and the
     RoPE part ``bf16[pages, page, 64]`` of an MLA cache ``[pages, page, 656]`` or ``[pages, page, 1,
-    656]``, uint8 or e4m3."""
+    656]``, uint8 or e4m3.
+
+    >>> latent, scales, rope = dsa_ops.formats.mla_cache_views(dsa_ops.new_mla_cache(2))
+    >>> latent.shape, scales.shape, rope.shape
+    (torch.Size([2, 64, 512]), torch.Size([2, 64, 4]), torch.Size([2, 64, 64]))
+    """
     if mla_cache.dim() == 4:
         mla_cache = mla_cache.squeeze(2)
     latent = mla_cache[..., :MLA_LATENT_DIM].view(FP8)

@@ -1,4 +1,5 @@
-"""Shared by all tests: seeds, a bound on torch's threads, and the way to ``bench`` and ``tests``.
+"""Shared by all tests: seeds, a bound on torch's threads, and the way to ``bench`` and ``tests``;
+hypothesis draws the same examples in every run, so it needs no database of them.
 
 The repository root goes to the end of the path, so that an installed package is tested rather than
 the sources it was built from.
@@ -10,12 +11,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
 sys.path.append(str(Path(__file__).parents[1]))
 
 _MAX_THREADS = 2
+
+hypothesis.settings.register_profile("dsa_ops", database=None, derandomize=True)
+hypothesis.settings.load_profile("dsa_ops")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from dsa_ops._library import OPS
 from dsa_ops.formats import FP8
-
-Arguments = dict[str, Any]
+from tests.bad_inputs import Arguments
+from tests.registration import outputs_of
 
 
 def ints(*values: Any) -> Tensor:
@@ -164,23 +164,8 @@ SHAPE_ARGUMENTS = {
 }
 
 
-def outputs_of(op: str) -> list[str]:
-    schema = OPS[op].overload._schema.arguments
-    return [argument.name for argument in schema if argument.alias_info is not None]
-
-
 def public_arguments(op: str) -> Arguments:
     """Keyword arguments of the public function, without ``out``."""
     outputs = outputs_of(op)
     inputs = {name: value for name, value in GOOD_ARGUMENTS[op]().items() if name not in outputs}
     return inputs | SHAPE_ARGUMENTS.get(op, {})
-
-
-def opcheck(op: str, arguments: Arguments) -> None:
-    """torch.library.opcheck of the op on the arguments of its schema."""
-    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
-    if not any(isinstance(value, Tensor) and value.dtype == FP8 for value in arguments.values()):
-        # It compares inputs with arithmetic that torch lacks for e4m3, where
-        # test_only_outputs_change has to do.
-        checks.append("test_schema")
-    torch.library.opcheck(OPS[op].overload, tuple(arguments.values()), test_utils=checks)

@@ -7,31 +7,14 @@ import torch
 
 import dsa_ops
 from dsa_ops._library import OPS
-from tests.bad_inputs import Arguments, in_schema_order
-from tests.cache_arguments import BF16, FP8, GOOD_ARGUMENTS, cos_sin_cache, ints, paged, values
-
-
-def outputs_of(op: str) -> list[str]:
-    schema = OPS[op].overload._schema.arguments
-    return [argument.name for argument in schema if argument.alias_info is not None]
-
-
-def in_bytes(arguments: Arguments) -> dict[str, torch.Tensor]:
-    """Copies of the tensors, comparable whatever their dtype."""
-    tensors = {name: t for name, t in arguments.items() if isinstance(t, torch.Tensor)}
-    return {name: t.contiguous().view(torch.uint8).clone() for name, t in tensors.items()}
+from tests.bad_inputs import in_schema_order
+from tests.cache_arguments import BF16, GOOD_ARGUMENTS, cos_sin_cache, ints, paged, values
+from tests.registration import in_bytes, opcheck, outputs_of
 
 
 @pytest.mark.parametrize("op", GOOD_ARGUMENTS)
 def test_opcheck(op: str) -> None:
-    arguments = GOOD_ARGUMENTS[op]()
-    checks = ["test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
-    if not any(isinstance(t, torch.Tensor) and t.dtype == FP8 for t in arguments.values()):
-        # It compares tensors with arithmetic that torch lacks for e4m3, where
-        # test_only_outputs_change has to do.
-        checks.append("test_schema")
-    args = in_schema_order(op, arguments)
-    torch.library.opcheck(OPS[op].overload, args, test_utils=checks)
+    opcheck(op, GOOD_ARGUMENTS[op]())
 
 
 @pytest.mark.parametrize("op", GOOD_ARGUMENTS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from dsa_ops.cli import check, demo, main
 from dsa_ops.cli.check_inputs import Inputs
 from dsa_ops.cli.demo_model import HiddenStates, initialise
 from dsa_ops.cli.errors import attention_errors, logits_error, selection_shortfall
-from dsa_ops.cli.format import table
+from dsa_ops.cli.format import number, rate, table
 from dsa_ops.cli.stages import Stages
 from dsa_ops.cli.work import PROJECTIONS, stage_work
 from dsa_ops.model import DsaAttention, deepseek_v32, small
@@ -44,6 +46,14 @@ class TestInfo:
         monkeypatch.setattr(dsa_ops._native, "unavailable_reason", "no compiler was found")
         assert main(["info"]) == 0
         assert "kernels not loaded: no compiler was found" in capsys.readouterr().out
+
+    def test_a_reader_that_leaves_early(self, tmp_path):
+        command = [sys.executable, "-m", "dsa_ops", "info"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            assert process.wait() == 1
 
 
 class TestCheck:
@@ -77,6 +87,15 @@ class TestCheck:
         assert [(line["op"], line["error"]) for line in failed] == [("topk", None)]
         assert not report["passed"]
         assert "FAILED" in check.render(report)
+
+
+@pytest.mark.parametrize("device", ["fast", "meta", f"cuda:{torch.cuda.device_count()}"])
+@pytest.mark.parametrize("command", ["check", "demo"])
+def test_no_such_device(capsys, command, device):
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--device", device])
+    assert exit_info.value.code == 2
+    assert f"got {device}" in capsys.readouterr().err.splitlines()[-1]
 
 
 class TestErrors:
@@ -143,18 +162,51 @@ class TestDemo:
     @pytest.mark.parametrize(
         "argv, text",
         [
-            (["--context", "0"], "must be positive"),
-            (["--context", "200000"], "at most 163840 together"),
-            (["--decode", "0"], "must be positive"),
-            (["--text", "/nonexistent/file"], "No such file"),
-            (["--text", "/dev/null"], "at least one byte"),
+            (["--context", "0"], "demo: context must be at least 1 token, got 0"),
+            (
+                ["--context", "200000"],
+                "demo: context and decode must be at most 163840 together, got 200032",
+            ),
+            (["--decode", "0"], "demo: decode must be at least 1 token, got 0"),
+            (
+                ["--text", "/nonexistent/file"],
+                "demo: text must be a readable file, got /nonexistent/file "
+                "(No such file or directory)",
+            ),
+            (
+                ["--text", "/dev/null"],
+                "demo: text must be a file of at least one byte, got /dev/null (empty)",
+            ),
         ],
     )
     def test_bad_arguments(self, capsys, argv, text):
-        with pytest.raises(SystemExit) as exit_info:
-            main(["demo", "--device", "cpu", *argv])
-        assert exit_info.value.code == 2
-        assert text in capsys.readouterr().err
+        assert main(["demo", "--device", "cpu", *argv]) == 2
+        assert capsys.readouterr() == ("", text + "\n")
+
+    @pytest.mark.parametrize(
+        "error, status, text",
+        [
+            (KeyboardInterrupt(), 130, "interrupted"),
+            (
+                torch.OutOfMemoryError(),
+                2,
+                "demo: context must fit the memory of cpu, got 70 tokens",
+            ),
+        ],
+    )
+    def test_a_run_cut_short(self, capsys, monkeypatch, error, status, text):
+        def cut_short(plan):
+            raise error
+
+        monkeypatch.setattr(demo, "run", cut_short)
+        assert main(["demo", "--device", "cpu", "--context", "70"]) == status
+        assert capsys.readouterr() == ("", text + "\n")
+
+    def test_the_progress_bar_ends_its_line(self, capsys):
+        demo.run(demo.plan(CPU, None, context=8, decode=2))
+        bar = capsys.readouterr().err
+        assert "10/10" in bar
+        assert bar.endswith("\n")
 
     def test_shipped_text(self):
         text = importlib.resources.files("dsa_ops.cli") / "data/sparse_attention.txt"
@@ -207,6 +259,25 @@ def test_stages_count_and_keep_calls():
 
 def test_table():
     assert table(["a", "bb"], [["long", "1"]]).splitlines() == ["a     bb", "----  --", "long   1"]
+
+
+@pytest.mark.parametrize(
+    "per_second, text",
+    [
+        (1.316e15, "1316 TFLOP/s"),
+        (7.87e14, "787 TFLOP/s"),
+        (9.996e11, "1 TFLOP/s"),
+        (2.19e9, "2.19 GFLOP/s"),
+        (5.4e6, "5.4 MFLOP/s"),
+        (324.0, "324 FLOP/s"),
+    ],
+)
+def test_rates_have_a_fitting_prefix(per_second, text):
+    assert rate(per_second, "FLOP/s") == text
+
+
+def test_numbers():
+    assert [number(0.12345), number(0.12345, ".1e"), number(None)] == ["0.123", "1.2e-01", "none"]
 
 
 def test_inputs_have_empty_and_unwritten_parts():

@@ -11,7 +11,6 @@ from torch import Tensor
 from dsa_ops.model import (
     DsaAttention,
     DsaConfig,
-    LayerCache,
     RopeConfig,
     deepseek_v32,
     glm_5,
@@ -220,49 +219,6 @@ class TestOneSequenceManyWays:
         self.check(got, expected[60:138])
         got = layer.decode(hidden[None, 138:], cache, [1])
         self.check(got[0], expected[138:])
-
-
-class TestErrors:
-    def test_cache_overflow(self):
-        layer = DsaAttention(SMALL)
-        cache = layer.new_cache(2, 64)
-        with pytest.raises(ValueError, match="length must be at most 64 tokens, got 65"):
-            layer.prefill(random_hidden(SMALL, 65), cache)
-        assert cache.lengths == [0, 0]
-
-    def test_repeated_request(self):
-        layer = DsaAttention(SMALL)
-        hidden = random_hidden(SMALL, 2)[:, None]
-        with pytest.raises(ValueError, match=r"requests must be distinct, got \[1, 1\]"):
-            layer.decode(hidden, layer.new_cache(2, 64), [1, 1])
-
-    def test_block_table_shape(self):
-        with pytest.raises(ValueError, match=r"block_table must be int32 of shape \[2, 3\]"):
-            LayerCache(2, 140, block_table=torch.zeros(2, 2, dtype=torch.int32))
-
-    def test_too_many_positions(self):
-        with pytest.raises(ValueError, match="max_context_len must be at most 1024"):
-            DsaAttention(SMALL).new_cache(1, 1025)
-
-    def test_unquantised_native(self):
-        with pytest.raises(ValueError, match="quantize must be True unless"):
-            DsaAttention(SMALL, quantize=False)
-
-    def test_backend(self):
-        with pytest.raises(ValueError, match="backend must be one of"):
-            DsaAttention(SMALL, backend="fast")
-
-    @pytest.mark.parametrize(
-        "change, text",
-        [
-            ({"index_heads": 12}, "index_heads must be one of"),
-            ({"num_heads": 129}, "num_heads must be 1 to 128"),
-            ({"index_topk": 0}, "index_topk must be 1 to 4096"),
-        ],
-    )
-    def test_config(self, change, text):
-        with pytest.raises(ValueError, match=text):
-            dataclasses.replace(SMALL, **change)
 
 
 def test_rope_table_at_long_contexts():

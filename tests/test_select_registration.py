@@ -4,27 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
 import dsa_ops
 from dsa_ops._library import OPS
-from tests.select_arguments import (
-    GOOD_ARGUMENTS,
-    Arguments,
-    opcheck,
-    outputs_of,
-    public_arguments,
-    without_options,
-)
-
-
-def in_bytes(arguments: Arguments) -> dict[str, Tensor]:
-    """Copies of the tensors, comparable whatever their dtype."""
-    return {
-        name: value.clone().view(torch.uint8)
-        for name, value in arguments.items()
-        if isinstance(value, Tensor)
-    }
+from tests.registration import in_bytes, opcheck, outputs_of
+from tests.select_arguments import GOOD_ARGUMENTS, public_arguments, without_options
 
 
 @pytest.mark.parametrize("with_options", [True, False])

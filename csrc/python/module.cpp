@@ -6,6 +6,8 @@
 #include "dsa_ops/build_info.h"
 #include "dsa_ops/sparse_mla.h"
 #include "dsa_ops/topk.h"
+#include "kernels/indexer/plan.h"
+#include "kernels/topk/plan.h"
 
 namespace py = pybind11;
 
@@ -35,6 +37,37 @@ py::list kernel_table() {
   return table;
 }
 
+py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_heads,
+                             int32_t num_sms) {
+  auto const plan = dsa_ops::indexer::plan_ragged(num_rows, num_keys, num_heads, num_sms);
+  py::dict result;
+  result["grid"] = plan.grid;
+  result["units"] = plan.units;
+  result["chunks"] = plan.chunks;
+  result["chunk_keys"] = plan.chunk_keys;
+  return result;
+}
+
+py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t max_context_len,
+                                   int32_t num_sms) {
+  auto const plan = dsa_ops::indexer::plan_paged(batch, next_n, max_context_len, num_sms);
+  py::dict result;
+  result["grid"] = plan.grid;
+  result["tile_rows"] = plan.tile_rows;
+  result["tiles_per_request"] = plan.tiles_per_request;
+  result["row_tiles"] = plan.row_tiles;
+  return result;
+}
+
+py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms) {
+  auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, num_sms);
+  py::dict result;
+  result["cluster_size"] = plan.cluster_size;
+  result["shared_bytes"] = plan.shared_bytes;
+  result["num_blocks"] = plan.num_blocks;
+  return result;
+}
+
 void preload() {
   dsa_ops::Status const status = dsa_ops::preload();
   if (!status.ok()) throw std::runtime_error(status.message);
@@ -43,11 +76,18 @@ void preload() {
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
-  module.doc() = "Build information, the table of compiled kernels and workspace sizes.";
+  module.doc() =
+      "Build information, the table of compiled kernels, launch plans and workspace sizes.";
   module.def("build_info", &build_info, "The version, and what it was compiled with and for.");
   module.def("kernel_table", &kernel_table, "One entry per compiled kernel.");
   module.def("preload", &preload, py::call_guard<py::gil_scoped_release>(),
              "Loads every kernel on the current CUDA device, before a graph capture.");
+  module.def("plan_indexer_logits", &plan_indexer_logits, py::arg("num_rows"), py::arg("num_keys"),
+             py::arg("num_heads"), py::arg("num_sms"));
+  module.def("plan_paged_indexer_logits", &plan_paged_indexer_logits, py::arg("batch"),
+             py::arg("next_n"), py::arg("max_context_len"), py::arg("num_sms"));
+  module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
+             py::arg("num_sms"));
   module.def("indexer_topk_workspace_bytes", &dsa_ops::indexer_topk_workspace_bytes,
              py::arg("num_rows"), py::arg("num_keys"));
   module.def("paged_indexer_topk_workspace_bytes", &dsa_ops::paged_indexer_topk_workspace_bytes,

@@ -8,7 +8,6 @@ tie, which happens to fewer than one value in 10,000 and moves it by at most 1/8
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -29,8 +28,15 @@ from .check_inputs import (
     TOP_K,
     Inputs,
 )
-from .errors import attention_errors, logits_error, mismatches, relative_l2, selection_shortfall
-from .format import table
+from .errors import (
+    attention_errors,
+    finite,
+    logits_error,
+    mismatches,
+    relative_l2,
+    selection_shortfall,
+)
+from .format import number, table
 
 LOGITS_BOUND = 5e-4
 OUTPUT_BOUND = 4e-3
@@ -206,8 +212,7 @@ def run(device: torch.device) -> dict[str, Any]:
         {
             "op": op,
             "what": line.what,
-            # JSON has no infinity; null says that the results cannot even be compared.
-            "error": line.error if math.isfinite(line.error) else None,
+            "error": finite(line.error),
             "bound": line.bound,
             "passed": line.error <= line.bound,
         }
@@ -225,8 +230,8 @@ def render(report: dict[str, Any]) -> str:
     rows = [
         [
             f"{line['op']} {line['what']}".rstrip(),
-            "none" if line["error"] is None else f"{line['error']:.2e}",
-            f"{line['bound']:.2e}",
+            number(line["error"], ".2e"),
+            number(line["bound"], ".2e"),
             "ok" if line["passed"] else "FAILED",
         ]
         for line in report["checks"]

@@ -15,7 +15,7 @@ from .. import __version__
 from ..formats import INDEX_PAGE_TOKENS
 from ..model import DsaAttention, DsaConfig, LayerCache, deepseek_v32, small
 from .demo_model import HiddenStates, initialise
-from .format import table
+from .format import number, rate, table
 from .quality import measure
 from .stages import Stages
 from .work import PROJECTIONS, stage_work
@@ -47,21 +47,34 @@ class Plan(NamedTuple):
 
 def plan(device: torch.device, text: Path | None, context: int | None, decode: int) -> Plan:
     """``text`` is a file (default: the one that ships), read again from its start where it is
-    shorter than ``context + decode``."""
+    shorter than ``context + decode``. Raises ValueError for what cannot be run."""
     setup = _ON_CUDA if device.type == "cuda" else _ON_CPU
     context = setup.context if context is None else context
-    total = context + decode
-    if context < 1 or decode < 1 or total > setup.config.max_positions:
-        raise ValueError(
-            "demo: context and decode must be positive and at most "
-            f"{setup.config.max_positions} together, got {context} and {decode}"
-        )
-    shipped = importlib.resources.files(__package__) / "data/sparse_attention.txt"
-    content = shipped.read_bytes() if text is None else text.read_bytes()
-    if not content:
-        raise ValueError("demo: text must be a file of at least one byte, got an empty one")
+    for name, tokens in (("context", context), ("decode", decode)):
+        if tokens < 1:
+            raise ValueError(f"demo: {name} must be at least 1 token, got {tokens}")
+    total, limit = context + decode, setup.config.max_positions
+    if total > limit:
+        raise ValueError(f"demo: context and decode must be at most {limit} together, got {total}")
+    content = _read(text)
     repeated = (content * (total // len(content) + 1))[:total]
     return Plan(device, setup, repeated, context, decode)
+
+
+def _read(text: Path | None) -> bytes:
+    """The bytes of the file, or of the text that ships."""
+    if text is None:
+        shipped = importlib.resources.files(__package__) / "data/sparse_attention.txt"
+        return shipped.read_bytes()
+    try:
+        content = text.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"demo: text must be a readable file, got {text} ({error.strerror})"
+        ) from error
+    if not content:
+        raise ValueError(f"demo: text must be a file of at least one byte, got {text} (empty)")
+    return content
 
 
 def _shuffled_cache(layer: DsaAttention, tokens: int) -> LayerCache:
@@ -89,15 +102,15 @@ def _stage_rows(
     work = stage_work(layer, steps)
     rows = []
     for stage, (count, seconds) in [*taken.items(), (PROJECTIONS, (calls, rest))]:
-        rate = work[stage].amount / seconds / 1e12
+        tera = work[stage].amount / seconds / 1e12
         rows.append(
             {
                 "phase": phase,
                 "stage": stage,
                 "calls": count,
                 "seconds": seconds,
-                "tflops": rate if work[stage].unit == "flop" else None,
-                "tbs": rate if work[stage].unit == "byte" else None,
+                "tflops": tera if work[stage].unit == "flop" else None,
+                "tbs": tera if work[stage].unit == "byte" else None,
             }
         )
     tokens = sum(end - start for start, end in steps)
@@ -162,10 +175,10 @@ def run(plan: Plan) -> dict[str, Any]:
 
 def _rate(row: dict[str, Any]) -> str:
     if row.get("tflops") is not None:
-        return f"{row['tflops']:.3g} TFLOP/s"
+        return rate(1e12 * row["tflops"], "FLOP/s")
     if row.get("tbs") is not None:
-        return f"{row['tbs']:.3g} TB/s"
-    return f"{row['tokens_per_second']:.3g} token/s"
+        return rate(1e12 * row["tbs"], "B/s")
+    return f"{row['tokens_per_second']:,.0f} tokens/s"
 
 
 _QUALITY = {
@@ -195,7 +208,7 @@ def render(report: dict[str, Any]) -> str:
     prefill, decode = report["quality"]["prefill"], report["quality"]["decode"]
     quality = table(
         ["against float64, on sampled rows", "prefill", "decode"],
-        [[text, f"{prefill[key]:.3g}", f"{decode[key]:.3g}"] for key, text in _QUALITY.items()],
+        [[text, number(prefill[key]), number(decode[key])] for key, text in _QUALITY.items()],
     )
     head = (
         f"One {report['config']} attention layer on {report['device']}: {report['context']} tokens "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,11 @@ from torch import Tensor
 def relative_l2(got: Tensor, expected: Tensor) -> float:
     got, expected = got.double(), expected.double()
     return float((got - expected).norm() / expected.norm())
+
+
+def finite(error: float) -> float | None:
+    """For JSON, which has no infinity: None says that two results cannot even be compared."""
+    return error if math.isfinite(error) else None
 
 
 def mismatches(got: Tensor, expected: Tensor) -> float:

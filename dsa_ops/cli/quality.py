@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import reference
 from ..formats import INDEX_PAGE_TOKENS
 from ..model import LayerCache
-from .errors import attention_errors, selection_shortfall
+from .errors import attention_errors, finite, selection_shortfall
 from .stages import Stages
 
 _SAMPLED_ROWS = 16
@@ -40,10 +40,10 @@ def measure(stages: Stages, cache: LayerCache) -> dict[str, Any]:
     output_error, lse_error = attention_errors((out[rows], lse[rows]), oracle)
     return {
         "rows": len(rows),
-        "selection_shortfall": selection_shortfall(positions, logits),
+        "selection_shortfall": finite(selection_shortfall(positions, logits)),
         "same_keys_as_float64": same / int(selected.sum()),
-        "attention_output_error": output_error,
-        "lse_error": lse_error,
+        "attention_output_error": finite(output_error),
+        "lse_error": finite(lse_error),
         "attention_mass": _attention_mass(cache, q[rows], positions, row_ends, sm_scale),
         "chance": float((selected / row_ends).mean()),
     }

@@ -80,21 +80,33 @@ class LayerCache:
             return INDEX_TOKEN_BYTES + MLA_TOKEN_BYTES
         return 4 * (INDEX_HEAD_DIM + MLA_HEAD_DIM)
 
-    def append(self, requests: Sequence[int], tokens: int) -> Step:
-        """Makes room for ``tokens`` more tokens in each request and says where they go."""
+    def check_room(self, requests: Sequence[int], tokens: int) -> list[int]:
+        """The lengths of ``requests`` with ``tokens`` more in each; raises where that cannot be."""
         if len(set(requests)) != len(requests):
             raise ValueError(f"LayerCache: requests must be distinct, got {list(requests)}")
-        lengths = [self.lengths[request] + tokens for request in requests]
-        if max(lengths) > self.capacity:
+        count = len(self.lengths)
+        if not all(0 <= request < count for request in requests):
             raise ValueError(
-                f"LayerCache: length must be at most {self.capacity} tokens, got {max(lengths)}"
+                f"LayerCache: requests must be from 0 to {count - 1}, got {list(requests)}"
             )
+        lengths = [self.lengths[request] + tokens for request in requests]
+        longest = max(lengths, default=0)
+        if longest > self.capacity:
+            raise ValueError(
+                f"LayerCache: length must be at most {self.capacity} tokens, got {longest}"
+            )
+        return lengths
+
+    def append(self, requests: Sequence[int], tokens: int) -> Step:
+        """Makes room for ``tokens`` more tokens in each request and says where they go."""
+        lengths = self.check_room(requests, tokens)
         for request, length in zip(requests, lengths, strict=True):
             self.lengths[request] = length
         device = self.block_table.device
-        ends = torch.tensor(lengths, device=device)[:, None]
+        ends = torch.tensor(lengths, dtype=torch.int64, device=device)[:, None]
         positions = ends - tokens + torch.arange(tokens, device=device)
-        block_table = self.block_table[torch.tensor(requests, device=device)]
+        rows = torch.tensor(requests, dtype=torch.int64, device=device)
+        block_table = self.block_table[rows]
         pages = block_table.gather(1, positions // INDEX_PAGE_TOKENS).long()
         slots = pages * INDEX_PAGE_TOKENS + positions % INDEX_PAGE_TOKENS
         return Step(
@@ -102,5 +114,5 @@ class LayerCache:
             slots=slots.flatten(),
             context_lens=(positions + 1).int(),
             block_table=block_table,
-            max_context_len=max(lengths),
+            max_context_len=max(lengths, default=0),
         )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..formats import INDEX_HEAD_COUNTS, MAX_ATTENTION_HEADS, MLA_ROPE_DIM
-
-MAX_TOP_K = 4096
+from ..formats import INDEX_HEAD_COUNTS, MAX_ATTENTION_HEADS, MAX_TOP_K, MLA_ROPE_DIM
 
 
 @dataclass(frozen=True)

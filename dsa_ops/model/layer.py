@@ -56,6 +56,7 @@ class DsaAttention(nn.Module):
     float32; it needs the reference backend and float32 weights. ``dtype`` is that of the weights
     and hidden states (head weights and the index key's LayerNorm are float32 always).
 
+    >>> from dsa_ops.model import DsaAttention, small
     >>> layer = DsaAttention(small())
     >>> cache = layer.new_cache(num_requests=1, max_context_len=128)
     >>> layer.prefill(torch.randn(100, 512), cache).shape
@@ -128,10 +129,17 @@ class DsaAttention(nn.Module):
     def prefill(
         self, hidden: Tensor, cache: LayerCache, request: int = 0, *, chunk_tokens: int = 4096
     ) -> Tensor:
-        """Appends the tokens ``hidden[T, hidden_size]`` to one request; returns their outputs.
+        """Appends the tokens ``hidden[T, hidden_size]`` to one request; returns their outputs
+        ``[T, hidden_size]``, in the dtype of the layer.
 
         Tokens run in chunks of ``chunk_tokens``, which bounds temporaries and changes nothing else.
+        Raises ValueError, and leaves the cache alone, for another shape or dtype, a request that
+        the cache does not have, or more tokens than it has room for.
         """
+        self._check_hidden("prefill", hidden, (None, self.config.hidden_size))
+        if chunk_tokens < 1:
+            raise ValueError(f"prefill: chunk_tokens must be at least 1, got {chunk_tokens}")
+        cache.check_room([request], len(hidden))
         outputs = []
         for chunk in hidden.split(chunk_tokens):
             step = cache.append([request], len(chunk))
@@ -145,13 +153,34 @@ class DsaAttention(nn.Module):
         self, hidden: Tensor, cache: LayerCache, requests: Sequence[int] | None = None
     ) -> Tensor:
         """Appends ``hidden[B, next_n, hidden_size]``, the next tokens of ``requests`` (default: all
-        of the cache, in order); returns ``[B, next_n, hidden_size]``."""
+        of the cache, in order); returns ``[B, next_n, hidden_size]``, in the dtype of the layer.
+
+        Raises ValueError, and leaves the cache alone, for another shape or dtype, requests that are
+        repeated or that the cache does not have, or more tokens than it has room for.
+        """
         if requests is None:
             requests = range(len(cache.lengths))
+        self._check_hidden("decode", hidden, (len(requests), None, self.config.hidden_size))
+        if hidden.shape[1] < 1:
+            raise ValueError("decode: hidden must be of 1 or more tokens per request, got 0")
         step = cache.append(list(requests), hidden.shape[1])
         q, query = self._project_in(hidden.flatten(0, 1), cache, step)
         slots = self.steps.select_decode(cache, step, query)
         return self._attend(q, cache, slots).view_as(hidden)
+
+    def _check_hidden(self, method: str, hidden: Tensor, sizes: tuple[int | None, ...]) -> None:
+        """Shape (None: any size) and dtype of hidden states."""
+        dtype = self.o_proj.weight.dtype
+        if hidden.dtype != dtype:
+            raise ValueError(f"{method}: hidden must be {dtype}, got {hidden.dtype}")
+        matches = hidden.dim() == len(sizes) and all(
+            size in (None, got) for size, got in zip(sizes, hidden.shape, strict=True)
+        )
+        if not matches:
+            shape = ", ".join("any" if size is None else str(size) for size in sizes)
+            raise ValueError(
+                f"{method}: hidden must be of shape [{shape}], got {list(hidden.shape)}"
+            )
 
     def _up_projections(self) -> tuple[Tensor, Tensor]:
         """``W_UK[H, nope, 512]`` and ``W_UV[H, v, 512]``, views of ``kv_b_proj``."""

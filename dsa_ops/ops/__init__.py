@@ -7,10 +7,11 @@ from .caches import (
     write_mla_cache,
 )
 from .indexer import indexer_logits, paged_indexer_logits
+from .indexer_topk import indexer_topk, paged_indexer_topk
 from .merge import merge_states
 from .prepare import prepare_index_k, prepare_index_q
 from .sparse_mla import sparse_mla_decode, sparse_mla_prefill
-from .topk import indexer_topk, paged_indexer_topk, topk
+from .topk import topk
 
 __all__ = [
     "gather_index_cache",

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from .._checks import Checker
-from ..formats import FP8, INDEX_HEAD_COUNTS, INDEX_HEAD_DIM, MAX_ATTENTION_HEADS
+from ..formats import FP8, INDEX_HEAD_COUNTS, INDEX_HEAD_DIM, MAX_ATTENTION_HEADS, MAX_TOP_K
 from ._cache_arguments import check_index_cache
-
-MAX_TOPK = 4096
 
 
 def check_plain(
@@ -130,4 +128,15 @@ def check_indices(checker: Checker, indices: Tensor, num_rows: int, text: str) -
 
 
 def check_top_k(checker: Checker, top_k: int) -> None:
-    checker.require(1 <= top_k <= MAX_TOPK, "top_k", f"from 1 to {MAX_TOPK}", top_k)
+    checker.require(1 <= top_k <= MAX_TOP_K, "top_k", f"from 1 to {MAX_TOP_K}", top_k)
+
+
+def indices_or_new(
+    checker: Checker, num_rows: int, top_k: int, device: torch.device, out: Tensor | None
+) -> Tensor:
+    """The output of a public function: ``out``, or a new tensor where the caller gives none."""
+    check_top_k(checker, top_k)
+    if out is None:
+        return torch.empty(num_rows, top_k, dtype=torch.int32, device=device)
+    checker.shape(out, "out", (num_rows, top_k), f"[{num_rows}, {top_k}]")
+    return out

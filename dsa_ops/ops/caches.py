@@ -61,7 +61,7 @@ def write_index_cache(
         ue8m0: scales are powers of two (the format of DeepSeek-V3.2's released weights).
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> cache = dsa_ops.new_index_cache(num_pages=2)
@@ -94,7 +94,7 @@ def _check_gather_index_cache(
     )
 
 
-def _gather_index_cache(
+def _compute_gather_index_cache(
     index_cache: Tensor, block_table: Tensor, cu_seq_lens: Tensor, k: Tensor, k_scale: Tensor
 ) -> None:
     rows = k.shape[0]
@@ -111,7 +111,7 @@ _GATHER_INDEX_CACHE = define_op(
     "gather_index_cache(Tensor index_cache, Tensor block_table, Tensor cu_seq_lens, Tensor(a!) k, "
     "Tensor(b!) k_scale) -> ()",
     _check_gather_index_cache,
-    _gather_index_cache,
+    _compute_gather_index_cache,
 )
 
 
@@ -142,7 +142,7 @@ def gather_index_cache(
         ``k`` float8_e4m3fn ``[num_tokens, 128]`` and ``k_scale`` float32 ``[num_tokens]``.
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> cache = dsa_ops.new_index_cache(num_pages=4)
@@ -208,7 +208,7 @@ def write_mla_cache(
             ``[0, num_pages * page_size)`` skips its token; slots given twice leave undefined bytes.
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> cache = dsa_ops.new_mla_cache(num_pages=2)
@@ -235,7 +235,7 @@ def _check_gather_mla_cache(
     )
 
 
-def _gather_mla_cache(
+def _compute_gather_mla_cache(
     mla_cache: Tensor, block_table: Tensor, cu_seq_lens: Tensor, kv: Tensor
 ) -> None:
     rows = kv.shape[0]
@@ -250,7 +250,7 @@ _GATHER_MLA_CACHE = define_op(
     "gather_mla_cache(Tensor mla_cache, Tensor block_table, Tensor cu_seq_lens, Tensor(a!) kv)"
     " -> ()",
     _check_gather_mla_cache,
-    _gather_mla_cache,
+    _compute_gather_mla_cache,
 )
 
 
@@ -283,7 +283,7 @@ def gather_mla_cache(
         ``kv`` bfloat16 ``[num_tokens, 576]``.
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> cache = dsa_ops.new_mla_cache(num_pages=4)

@@ -54,7 +54,7 @@ def _compute_indexer_logits(
     )
 
 
-_indexer_logits = define_op(
+_INDEXER_LOGITS = define_op(
     "indexer_logits(Tensor q, Tensor k, Tensor k_scale, Tensor weights, Tensor row_starts, "
     "Tensor row_ends, bool clean, Tensor(a!) logits) -> ()",
     _check_indexer_logits,
@@ -95,10 +95,9 @@ def indexer_logits(
         float32 ``[T, N]``.
 
     Raises:
-        ValueError: For a wrong dtype, shape, stride, head count or device, before any work.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
-        >>> import torch, dsa_ops
         >>> q = torch.randn(2, 8, 128).to(torch.float8_e4m3fn)
         >>> k = torch.randn(5, 128).to(torch.float8_e4m3fn)
         >>> starts, ends = torch.tensor([0, 1]).int(), torch.tensor([4, 5]).int()
@@ -112,7 +111,7 @@ def indexer_logits(
     checker.shape(k, "k", (-1, INDEX_HEAD_DIM), "[N, 128]")
     if out is None:
         out = torch.empty(q.shape[0], k.shape[0], dtype=torch.float32, device=q.device)
-    _indexer_logits(q, k, k_scale, weights, row_starts, row_ends, clean, out)
+    _INDEXER_LOGITS(q, k, k_scale, weights, row_starts, row_ends, clean, out)
     return out
 
 
@@ -151,7 +150,7 @@ def _compute_paged_indexer_logits(
     )
 
 
-_paged_indexer_logits = define_op(
+_PAGED_INDEXER_LOGITS = define_op(
     "paged_indexer_logits(Tensor q, Tensor index_cache, Tensor weights, Tensor context_lens, "
     "Tensor block_table, Tensor(a!) logits) -> ()",
     _check_paged_indexer_logits,
@@ -195,10 +194,9 @@ def paged_indexer_logits(
         float32 ``[B * next_n, max_context_len]``.
 
     Raises:
-        ValueError: For a wrong dtype, shape, stride, count or device, before any work.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
-        >>> import torch, dsa_ops
         >>> q = torch.randn(1, 2, 8, 128).to(torch.float8_e4m3fn)
         >>> cache = torch.zeros(4, 64, 132, dtype=torch.uint8)
         >>> lens, table = torch.tensor([3]).int(), torch.tensor([[2]]).int()
@@ -213,5 +211,5 @@ def paged_indexer_logits(
     if out is None:
         out = torch.empty(shape, dtype=torch.float32, device=q.device)
     checker.shape(out, "out", shape, "[B * next_n, max_context_len]")
-    _paged_indexer_logits(q, index_cache, weights, context_lens, block_table, out)
+    _PAGED_INDEXER_LOGITS(q, index_cache, weights, context_lens, block_table, out)
     return out

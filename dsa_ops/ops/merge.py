@@ -83,7 +83,7 @@ def merge_states(
         ``[num_rows, num_heads]``.
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> ones = torch.ones(1, 1, 8, dtype=torch.bfloat16)

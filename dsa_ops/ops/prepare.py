@@ -45,7 +45,7 @@ def _check_prepare_index_q(
     )
 
 
-def _prepare_index_q(
+def _compute_prepare_index_q(
     q: Tensor,
     positions: Tensor,
     cos_sin_cache: Tensor,
@@ -76,7 +76,7 @@ _PREPARE_INDEX_Q = define_op(
     "float softmax_scale, bool interleaved, bool hadamard, bool ue8m0, Tensor(a!) q_out, "
     "Tensor(b!) weights_out) -> ()",
     _check_prepare_index_q,
-    _prepare_index_q,
+    _compute_prepare_index_q,
 )
 
 
@@ -124,7 +124,7 @@ def prepare_index_q(
         ``[num_rows, num_heads]``, as :func:`indexer_logits` takes them.
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> q = torch.randn(5, 8, 128).bfloat16()
@@ -187,7 +187,7 @@ def _check_prepare_index_k(
     )
 
 
-def _prepare_index_k(
+def _compute_prepare_index_k(
     k: Tensor,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
@@ -220,7 +220,7 @@ _PREPARE_INDEX_K = define_op(
     "Tensor positions, Tensor cos_sin_cache, bool interleaved, bool hadamard, bool ue8m0, "
     "Tensor(a!) index_cache, Tensor slot_mapping) -> ()",
     _check_prepare_index_k,
-    _prepare_index_k,
+    _compute_prepare_index_k,
 )
 
 
@@ -262,7 +262,7 @@ def prepare_index_k(
             in the first two.
 
     Raises:
-        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout or device.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
         >>> k = torch.randn(5, 128).bfloat16()

@@ -89,7 +89,7 @@ def _compute_sparse_mla_prefill(
         target.copy_(result)
 
 
-_sparse_mla_prefill = define_op(
+_SPARSE_MLA_PREFILL = define_op(
     "sparse_mla_prefill(Tensor q, Tensor kv, Tensor indices, float sm_scale, Tensor? topk_lens, "
     "Tensor? attn_sink, Tensor(a!) out, Tensor(b!) lse, Tensor(c!) max_logits) -> ()",
     _check_sparse_mla_prefill,
@@ -141,10 +141,9 @@ def sparse_mla_prefill(
         ``max_logits`` float32 ``[T, H]``, the largest scaled score.
 
     Raises:
-        ValueError: For a wrong dtype, shape, stride, head count or device, before any work.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
-        >>> import torch, dsa_ops
         >>> q, kv = torch.zeros(1, 2, 576).bfloat16(), torch.ones(4, 576).bfloat16()
         >>> indices = torch.tensor([[0, 3, -1]]).int()
         >>> out, lse, max_logits = dsa_ops.sparse_mla_prefill(q, kv, indices, 0.1)
@@ -155,7 +154,7 @@ def sparse_mla_prefill(
     checker.shape(q, "q", (-1, -1, -1), "[T, H, 576] or [T, H, 512]")
     if out is None:
         out = (*_new_outputs(q), torch.empty(q.shape[:2], dtype=torch.float32, device=q.device))
-    _sparse_mla_prefill(q, kv, indices, sm_scale, topk_lens, attn_sink, *out)
+    _SPARSE_MLA_PREFILL(q, kv, indices, sm_scale, topk_lens, attn_sink, *out)
     return out
 
 
@@ -201,7 +200,7 @@ def _compute_sparse_mla_decode(
         target.copy_(result)
 
 
-_sparse_mla_decode = define_op(
+_SPARSE_MLA_DECODE = define_op(
     "sparse_mla_decode(Tensor q, Tensor kv_cache, Tensor indices, float sm_scale, "
     "Tensor? topk_lens, Tensor? attn_sink, Tensor(a!) out, Tensor(b!) lse) -> ()",
     _check_sparse_mla_decode,
@@ -243,10 +242,9 @@ def sparse_mla_decode(
         ``out`` bfloat16 ``[T, H, 512]``; ``lse`` float32 ``[T, H]``, natural logarithm.
 
     Raises:
-        ValueError: For a wrong dtype, shape, stride, head count or device, before any work.
+        ValueError, RuntimeError: an argument has a wrong dtype, shape, layout, size or device.
 
     Example:
-        >>> import torch, dsa_ops
         >>> q = torch.zeros(1, 2, 576).bfloat16()
         >>> cache = torch.zeros(2, 64, 656, dtype=torch.uint8)
         >>> out, lse = dsa_ops.sparse_mla_decode(q, cache, torch.tensor([[5, 64, -1]]).int(), 0.1)
@@ -256,7 +254,7 @@ def sparse_mla_decode(
     Checker("sparse_mla_decode").shape(q, "q", (-1, -1, -1), "[T, H, 576]")
     if out is None:
         out = _new_outputs(q)
-    _sparse_mla_decode(q, kv_cache, indices, sm_scale, topk_lens, attn_sink, *out)
+    _SPARSE_MLA_DECODE(q, kv_cache, indices, sm_scale, topk_lens, attn_sink, *out)
     return out
 
 

@@ -43,7 +43,8 @@ struct WriteIndexCacheParams {
 DSA_OPS_API Status write_index_cache(WriteIndexCacheParams const& params,
                                      cudaStream_t stream) noexcept;
 
-// Collects the keys of request b into rows [cu_seq_lens[b], cu_seq_lens[b + 1]).
+// Collects the keys of request b into rows [cu_seq_lens[b], cu_seq_lens[b + 1]). Rows that belong
+// to no request stay as they are.
 struct GatherIndexCacheParams {
   void const* index_cache;  // uint8 [num_pages, 64, 132]
   int64_t page_stride_bytes;
@@ -77,6 +78,7 @@ struct WriteMlaCacheParams {
 DSA_OPS_API Status write_mla_cache(WriteMlaCacheParams const& params, cudaStream_t stream) noexcept;
 
 // Collects and dequantises the tokens of request b into rows [cu_seq_lens[b], cu_seq_lens[b + 1]).
+// Rows that belong to no request stay as they are.
 struct GatherMlaCacheParams {
   void const* mla_cache;  // uint8 [num_pages, page_size, 656]
   int64_t page_stride_bytes;
@@ -99,7 +101,7 @@ DSA_OPS_API Status gather_mla_cache(GatherMlaCacheParams const& params,
 struct PrepareIndexQParams {
   void const* q;  // bf16 [num_rows, num_heads, 128]
   int64_t q_row_stride, q_head_stride;
-  int64_t const* positions;    // [num_rows], in [0, num_positions)
+  int64_t const* positions;    // [num_rows], clamped to [0, num_positions)
   float const* cos_sin_cache;  // [num_positions, 64]: 32 cosines, then 32 sines
   int64_t cos_sin_stride;
   int64_t num_positions;

@@ -4,9 +4,10 @@
 //   out[t, h]  = sum_j softmax_j(s)[t, h, j] * kv[indices[t, j], :512]
 //   lse[t, h]  = log(sum_j exp(s[t, h, j]))                    natural logarithm
 //
-// Entries of `indices` outside [0, limit) and entries at and after topk_lens[t] are empty;
-// duplicates count twice. A row with no key gives out = 0, lse = max_logits = -inf. attn_sink[h]
-// scales out by exp(lse) / (exp(lse) + exp(sink)) and leaves lse alone.
+// Entries of `indices` outside [0, limit), where limit is num_keys or num_pages * page_size, and
+// entries at and after topk_lens[t] are empty; duplicates count twice. A row with no key gives
+// out = 0, lse = max_logits = -inf. attn_sink[h] scales out by exp(lse) / (exp(lse) + exp(sink))
+// and leaves lse alone.
 //
 // Pointers are device pointers; 16-bit data is bf16. Strides are in elements unless the name says
 // bytes; the last dimension is contiguous. Bases and strides of q, kv and out are multiples of 16

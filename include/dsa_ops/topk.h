@@ -40,23 +40,25 @@ struct TopkParams {
 };
 DSA_OPS_API Status topk(TopkParams const& params, cudaStream_t stream) noexcept;
 
-// topk(indexer_logits(...)) in row chunks that fit the workspace. `scoring.logits` and its stride
-// and `selection`'s logits fields are ignored.
+// topk(indexer_logits(...)), chunk by chunk of rows whose logits fit the workspace. Ignored are
+// scoring.logits, its stride and clean, and what `selection` says of rows, columns and ranges:
+// `scoring` has them.
 struct IndexerTopkParams {
   IndexerLogitsParams scoring;
   TopkParams selection;
-  void* workspace;  // 256-byte aligned
-  size_t workspace_bytes;
+  void* workspace;         // 256-byte aligned
+  size_t workspace_bytes;  // at least the size below
 };
 DSA_OPS_API size_t indexer_topk_workspace_bytes(int64_t num_rows, int64_t num_keys) noexcept;
 DSA_OPS_API Status indexer_topk(IndexerTopkParams const& params, cudaStream_t stream) noexcept;
 
-// topk(paged_indexer_logits(...)); slots when `selection.to_slots` is set.
+// topk(paged_indexer_logits(...)), likewise; row_to_request and num_requests are ignored too. Slots
+// come through selection.block_table, which may be that of `scoring`.
 struct PagedIndexerTopkParams {
   PagedIndexerLogitsParams scoring;
-  TopkParams selection;  // row_starts and row_ends are ignored
-  void* workspace;       // 256-byte aligned
-  size_t workspace_bytes;
+  TopkParams selection;
+  void* workspace;         // 256-byte aligned
+  size_t workspace_bytes;  // at least the size below
 };
 DSA_OPS_API size_t paged_indexer_topk_workspace_bytes(int64_t num_rows,
                                                       int64_t max_context_len) noexcept;

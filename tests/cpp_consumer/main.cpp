@@ -64,7 +64,21 @@ void check_errors() {
   dsa_ops::TopkParams params = good_topk(memory);
   params.top_k = 0;
   expect_status(dsa_ops::topk(params, nullptr), dsa_ops::StatusCode::kInvalidArgument,
-                "topk: top_k must be");
+                "topk: top_k must be 1 ... 4096, got 0");
+
+  params.top_k = 8;
+  params.to_slots = true;
+  params.num_requests = 2;
+  expect_status(dsa_ops::topk(params, nullptr), dsa_ops::StatusCode::kInvalidArgument,
+                "topk: num_requests must be");
+
+  dsa_ops::PagedIndexerTopkParams fused = {};
+  fused.scoring.batch = fused.scoring.next_n = 1;
+  fused.scoring.num_heads = 64;
+  fused.scoring.max_context_len = 64;
+  fused.selection = good_topk(memory);
+  expect_status(dsa_ops::paged_indexer_topk(fused, nullptr), dsa_ops::StatusCode::kInvalidArgument,
+                "paged_indexer_topk: workspace_bytes must be");
 
   dsa_ops::IndexerLogitsParams logits = {};
   logits.num_heads = 7;

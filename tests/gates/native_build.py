@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import os
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import dsa_ops
+from dsa_ops import _native
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGE = Path(dsa_ops.__file__).parent
@@ -28,7 +31,17 @@ def unavailable(what: str) -> None:
 
 def require_native() -> None:
     if not CORE_LIBRARY.exists():
-        unavailable("this package was installed without its kernels")
+        unavailable(f"this package has no compiled kernels: {_native.build_note()}")
+
+
+def compiled_module() -> ModuleType:
+    """``dsa_ops._C``, which a wheel holds for the Python that built it alone."""
+    require_native()
+    try:
+        return importlib.import_module("dsa_ops._C")
+    except ImportError:
+        unavailable("dsa_ops._C was built for another Python")
+        raise
 
 
 def build_folder() -> Path:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.gates.native_build import CORE_LIBRARY, cuobjdump, require_native, run_tool
+from tests.gates.native_build import (
+    CORE_LIBRARY,
+    compiled_module,
+    cuobjdump,
+    require_native,
+    run_tool,
+)
 from tests.gates.sass import Expectation, Kernel, architectures, kernels, problems, unqualified_name
 
 # Instructions that each kernel must hold: HGMMA and QGMMA are 16-bit and 8-bit wgmma, UTMALDG a
@@ -58,14 +64,14 @@ def test_no_ptx_is_shipped() -> None:
 
 
 def test_kernel_table_lists_every_kernel(built_kernels: list[Kernel]) -> None:
-    native = pytest.importorskip("dsa_ops._C")
+    native = compiled_module()
     built = {kernel.name for kernel in built_kernels}
     assert {row["name"] for row in native.kernel_table()} == built
     assert built == REQUIRED.keys()
 
 
 def test_every_kernel_is_made_as_meant(built_kernels: list[Kernel]) -> None:
-    native = pytest.importorskip("dsa_ops._C")
+    native = compiled_module()
     caps: dict[str, int] = {}
     for row in native.kernel_table():
         caps[row["name"]] = max(row["max_registers"], caps.get(row["name"], 0))

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 import dsa_ops
-from dsa_ops._library import OPS
-from tests.bad_inputs import in_schema_order
 from tests.cache_arguments import GOOD_ARGUMENTS
 from tests.gpu.cache_cases import cos_sin_cache, random_cache, random_rows
+from tests.registration import opcheck
 
 
 @pytest.mark.parametrize("op", GOOD_ARGUMENTS)
@@ -18,8 +17,7 @@ def test_opcheck(op: str) -> None:
         name: value.cuda() if isinstance(value, torch.Tensor) else value
         for name, value in GOOD_ARGUMENTS[op]().items()
     }
-    checks = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
-    torch.library.opcheck(OPS[op].overload, in_schema_order(op, arguments), test_utils=checks)
+    opcheck(op, arguments)
 
 
 def test_compiled_equals_eager() -> None:

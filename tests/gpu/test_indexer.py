@@ -9,39 +9,16 @@ from torch import Tensor
 import dsa_ops
 from dsa_ops import reference
 from dsa_ops.formats import FP8, index_cache_views
-from tests.gpu.tools import (
-    Output,
-    assert_registered,
-    assert_repeats,
-    assert_streams_do_not_mix,
-    capture,
-    on_device,
-    poisoned,
-    relative_error,
-    same_bits,
-    spaced,
-)
+from tests.gpu.indexer_cases import INT32, paged, ragged
+from tests.gpu.tools import Output, on_device, poisoned, relative_error, same_bits, spaced
 from tests.select_arguments import filled_index_cache, index_keys, index_queries, ints
 
 __all__ = ["on_device"]
-INT32 = torch.iinfo(torch.int32)
 TOLERANCE = 5e-4
 #: The tensor cores align 32 products and the sum so far to the largest and keep about 14 bits.
 TERM_TOLERANCE = 2.0**-13
 #: From so many logits on the bound on their common error is meaningful.
 MANY = 300
-
-
-def ragged(num_rows: int, num_keys: int, num_heads: int) -> tuple[Tensor, ...]:
-    """q, k, k_scale, weights and ranges of every kind: whole, part, empty, past both ends."""
-    k, k_scale = index_keys(num_keys)
-    starts = torch.randint(-num_keys // 4, num_keys, (num_rows,)).int()
-    ends = torch.randint(0, num_keys + num_keys // 4 + 1, (num_rows,)).int()
-    special = ints([0, INT32.max], [INT32.min, 5], [7, 7], [9, 3], [0, INT32.min], [0, num_keys])
-    count = min(num_rows, len(special))
-    starts[:count], ends[:count] = special[:count, 0], special[:count, 1]
-    weights = torch.randn(num_rows, num_heads)
-    return index_queries(num_rows, num_heads), k, k_scale, weights, starts, ends
 
 
 def oracle_logits(*arguments: Tensor) -> Tensor:
@@ -168,18 +145,6 @@ def test_more_than_two_to_the_31_logits() -> None:
         assert (rows.isfinite().sum(1) == width).all()
 
 
-def paged(batch: int, next_n: int, num_heads: int, pages_per_request: int) -> tuple[Tensor, ...]:
-    """q, index_cache, weights and a block table with missing pages; page strides have gaps."""
-    num_pages = batch * pages_per_request
-    cache = filled_index_cache(num_pages, page_stride=8448 + 80)
-    table = torch.randperm(num_pages).int().view(batch, pages_per_request)
-    table[0, -1], table[-1, 0] = -1, num_pages
-    if pages_per_request > 2:
-        table[0, 1], table[-1, 1] = INT32.max, INT32.min
-    weights = torch.randn(batch * next_n, num_heads)
-    return index_queries(batch, next_n, num_heads), cache, weights, table
-
-
 @pytest.mark.parametrize("num_heads", [8, 16, 32, 64])
 @pytest.mark.parametrize("next_n", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("per_token", [False, True])
@@ -270,54 +235,3 @@ def test_a_cache_of_more_than_two_to_the_31_bytes() -> None:
     expected = dsa_ops.paged_indexer_logits(q, small, weights, lens, ints([0, 1, 2, 3]), 256)
     actual = dsa_ops.paged_indexer_logits(q, cache, weights, lens, pages[None], 256)
     assert same_bits(actual, expected)
-
-
-def test_repeats() -> None:
-    arguments = ragged(130, 3000, 64)
-    assert_repeats(lambda: (dsa_ops.indexer_logits(*arguments, clean=True),))
-    q, cache, weights, table = paged(6, 2, 64, 40)
-    lens = torch.randint(0, 2500, (6,)).int()
-    assert_repeats(lambda: (dsa_ops.paged_indexer_logits(q, cache, weights, lens, table, 2500),))
-
-
-def test_graph_replays_with_new_ranges_and_contents() -> None:
-    arguments = ragged(20, 500, 32)
-    logits = poisoned(20, 500)
-    graph = capture(lambda: dsa_ops.indexer_logits(*arguments, clean=True, out=logits))
-    for target, source in zip(arguments, ragged(20, 500, 32), strict=True):
-        target.copy_(source.flip(0) if source.dtype == torch.int32 else source)
-    logits.fill_(0)
-    graph.replay()
-    assert same_bits(logits, dsa_ops.indexer_logits(*arguments, clean=True))
-
-
-def test_graph_replays_with_new_lengths_and_pages() -> None:
-    q, cache, weights, table = paged(5, 2, 32, 8)
-    lens = ints(500, 3, 64, 0, 512)
-    logits = poisoned(10, 512)
-    arguments = (q, cache, weights, lens, table, 512)
-    graph = capture(lambda: dsa_ops.paged_indexer_logits(*arguments, out=logits))
-    lens.copy_(ints(1, 512, 300, 65, -1))
-    table.copy_(table.flip(1))
-    cache.copy_(cache.flip(0))
-    logits.fill_(0)
-    graph.replay()
-    assert same_bits(logits, dsa_ops.paged_indexer_logits(*arguments))
-
-
-def test_streams_do_not_mix() -> None:
-    first, second = ragged(100, 2000, 64), ragged(50, 3000, 16)
-    q, cache, weights, table = paged(4, 2, 32, 20)
-    lens = ints(1280, 1000, 5, 700)
-    assert_streams_do_not_mix(
-        [
-            lambda: (dsa_ops.indexer_logits(*first, clean=True),),
-            lambda: (dsa_ops.indexer_logits(*second, clean=True),),
-            lambda: (dsa_ops.paged_indexer_logits(q, cache, weights, lens, table, 1280),),
-        ]
-    )
-
-
-@pytest.mark.parametrize("op", ["indexer_logits", "paged_indexer_logits"])
-def test_registration(op: str) -> None:
-    assert_registered(op)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import dsa_ops
-from tests.select_arguments import GOOD_ARGUMENTS, opcheck, public_arguments
+from tests.registration import opcheck
+from tests.select_arguments import GOOD_ARGUMENTS, public_arguments
 
 DEVICE = "cuda"
 #: No result of any test, so that an element a kernel leaves out shows.

@@ -17,11 +17,16 @@ struct IndexList {
   int32_t num_blocks;  // of 64 entries
   uint32_t num_keys;   // at most 2^31, above every index
 
-  // The key of an entry of a block, or -1 when it is empty.
-  __device__ __forceinline__ int32_t key(int block, int entry) const {
-    int const position = block * kBlockTokens + entry;
-    int32_t const index = position < length ? __ldg(entries + position) : -1;
-    return static_cast<uint32_t>(index) < num_keys ? index : -1;
+  // An entry of a block as it stands in the list, negative past its end.
+  __device__ __forceinline__ int32_t entry(int block, int offset) const {
+    int const position = block * kBlockTokens + offset;
+    return position < length ? __ldg(entries + position) : -1;
+  }
+
+  // Apart from entry(), which is called a block ahead: whoever looks at an entry waits for its
+  // load.
+  __device__ __forceinline__ bool is_key(int32_t entry) const {
+    return static_cast<uint32_t>(entry) < num_keys;
   }
 };
 
@@ -45,19 +50,25 @@ __device__ void produce(SharedStorage<Bf16Rows<kHeadDim>>& shared, KernelArgs co
   int const first_row = thread >> 3;
   constexpr int kRowStep = kProducerThreads / 8;
 
-  int32_t next[kRowsPerThread];
+  int32_t entries[kRowsPerThread];
 #pragma unroll
-  for (int i = 0; i < kRowsPerThread; ++i) next[i] = list.key(0, first_row + i * kRowStep);
+  for (int i = 0; i < kRowsPerThread; ++i) entries[i] = list.entry(0, first_row + i * kRowStep);
 
   for (int block = 0; block < list.num_blocks; ++block) {
     int const stage = block % kStages;
+    int32_t next[kRowsPerThread];
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      next[i] = list.entry(block + 1, first_row + i * kRowStep);
+    }
     ptx::mbarrier_wait(&shared.kv_empty[stage], ((block / kStages) & 1) ^ 1);
     uint32_t const panels = ptx::shared_address(shared.kv[stage]);
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       int const row = first_row + i * kRowStep;
-      bool const valid = next[i] >= 0;
-      uint8_t const* source = args.kv + (valid ? next[i] : 0) * args.kv_stride_bytes + chunk * 16;
+      bool const valid = list.is_key(entries[i]);
+      uint8_t const* source =
+          args.kv + (valid ? entries[i] : 0) * args.kv_stride_bytes + chunk * 16;
       uint32_t const target = panels + swizzled_chunk(row, chunk);
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) {
@@ -65,15 +76,11 @@ __device__ void produce(SharedStorage<Bf16Rows<kHeadDim>>& shared, KernelArgs co
       }
       if (chunk == 0) shared.token[stage].bias[row] = valid ? 0.f : -INFINITY;
     }
-    if (block + 1 < list.num_blocks) {
-#pragma unroll
-      for (int i = 0; i < kRowsPerThread; ++i) {
-        next[i] = list.key(block + 1, first_row + i * kRowStep);
-      }
-    }
     // The copies arrive when they have landed, so that those of the next stage start at once.
     ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage]);
     ptx::mbarrier_arrive(&shared.kv_full[stage]);
+#pragma unroll
+    for (int i = 0; i < kRowsPerThread; ++i) entries[i] = next[i];
   }
 }
 
@@ -105,16 +112,34 @@ __device__ __forceinline__ float power_of_two(int exponent) {
   return __int_as_float((exponent + 127) << 23);
 }
 
-// The address of a token of the cache, or null for an empty entry.
-__device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args, int32_t slot) {
-  if (slot < 0) return nullptr;
-  uint32_t const index = static_cast<uint32_t>(slot);
+// The address of an entry's token in the cache, or null when the entry is empty.
+__device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
+                                                        IndexList const& list, int32_t entry) {
+  if (!list.is_key(entry)) return nullptr;
+  uint32_t const index = static_cast<uint32_t>(entry);
   uint32_t const page = index / args.page_size;
   return args.kv + page * args.kv_stride_bytes + (index - page * args.page_size) * int64_t{656};
 }
 
+// 16 bytes of a token, zero for an empty entry. Volatile, so that it stays behind the stores that
+// empty its registers: hoisted above them it would need others, and the copies at the end of the
+// loop would wait for it (a fifth of the producer's time, H100, 2026-11-22).
 __device__ __forceinline__ uint4 load_16(uint8_t const* token, int offset) {
-  return token ? __ldg(reinterpret_cast<uint4 const*>(token + offset)) : make_uint4(0, 0, 0, 0);
+  uint4 value;
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.u64 exists, %4, 0;\n"
+      "mov.b32 %0, 0;\n"
+      "mov.b32 %1, 0;\n"
+      "mov.b32 %2, 0;\n"
+      "mov.b32 %3, 0;\n"
+      "@exists ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%5];\n"
+      "}"
+      : "=&r"(value.x), "=&r"(value.y), "=&r"(value.z), "=&r"(value.w)
+      : "l"(token), "l"(token + offset)
+      : "memory");
+  return value;
 }
 
 // A quarter of one 656-byte token on its way: lane `quarter` of four holds 16 bytes of each 64-byte
@@ -175,7 +200,6 @@ __device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, Ker
 #pragma unroll
   for (int panel = 0; panel < kLatentPanels; ++panel) {
     uint4 const in = raw.latent[panel];
-    raw.latent[panel] = load_16(next, panel * 64 + quarter * 16);
     uint4 first, second;
     convert_4(in.x, first.x, first.y);
     convert_4(in.y, first.z, first.w);
@@ -183,6 +207,7 @@ __device__ __forceinline__ void store_token(SharedStorage<Fp8Cache>& shared, Ker
     convert_4(in.w, second.z, second.w);
     store_shared_16(panels + panel * kPanelBytes + chunk_0, first);
     store_shared_16(panels + panel * kPanelBytes + chunk_1, second);
+    raw.latent[panel] = load_16(next, panel * 64 + quarter * 16);
   }
 }
 
@@ -194,17 +219,17 @@ __device__ inline void produce(SharedStorage<Fp8Cache>& shared, KernelArgs const
   int const quarter = thread & 3;
   int const first_row = (thread >> 5) * 16 + ((thread & 31) >> 2);
   if (list.num_blocks == 0) return;
-  auto const key = [&](int group) { return list.key(group >> 1, first_row + (group & 1) * 8); };
+  auto const entry = [&](int group) { return list.entry(group >> 1, first_row + (group & 1) * 8); };
   RawToken raw;
-  raw.load(token_address(args, key(0)), quarter);
-  int32_t next = key(1);
+  raw.load(token_address(args, list, entry(0)), quarter);
+  int32_t next = entry(1);
 
   // Entries past the list are empty, so the last iterations load nothing.
 #pragma unroll 1
   for (int group = 0; group < 2 * list.num_blocks; ++group) {
     int const stage = (group >> 1) % kStages;
-    uint8_t const* const next_address = token_address(args, next);
-    next = key(group + 2);
+    uint8_t const* const next_address = token_address(args, list, next);
+    next = entry(group + 2);
     if (group % 2 == 0) {
       ptx::mbarrier_wait(&shared.kv_empty[stage], ((group >> 1) / kStages & 1) ^ 1);
     }

@@ -6,15 +6,10 @@
 // A thread block works on 64 heads of one row t and one part of its index list, 64 tokens (a block)
 // at a time; block order puts the head tiles of a row side by side, so that the second finds the
 // gathered rows in L2.
-//   warpgroups 0, 1  each owns every other block: its scores and softmax; and half of the output
-//   dims
-//                    (0 ... 255, 256 ... 511), over all blocks
-//   warpgroup 2      gathers and masks the next tokens
-// Two stages, one per owner; V is the same bytes as K, read transposed. A warpgroup takes the
-// other's probabilities before it turns to its own next block: that frees a stage before the next
-// block has landed. The other way round, scores would run under the other's softmax, but both
-// stages would be held while a gather is waited for (measured 12 % slower, H100, 2026-11-22).
-// Registers 200 / 200 / 104.
+//   warpgroup 0  scores and softmax, output dims 0 ... 255
+//   warpgroup 1  output dims 256 ... 511, with the probabilities of warpgroup 0
+//   warpgroup 2  gathers and masks the next tokens
+// Two stages; V is the same bytes as K, read transposed. Registers 200 / 200 / 104.
 //
 // FP8 cache: K and V are the e4m3 values themselves, exact in f16. Scores are accumulated by groups
 // of 128 dims, each time multiplied by the ratio of the group's scale to the next one's, so the
@@ -268,45 +263,38 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
   }
 }
 
-// Log-sum-exp and maximum of the tile's rows, and the factor that normalises the output. The row
-// sum has two halves, one of each consumer warpgroup's blocks; warpgroup 0 writes the results.
+// Log-sum-exp and maximum of the tile's rows, and the factors that normalise the output.
 template <class Source>
 __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& args, Tile const& tile,
-                            FragmentPosition const& at, SoftmaxState const& state, int warpgroup,
-                            float (&factor)[2]) {
+                            FragmentPosition const& at, SoftmaxState const& state) {
   constexpr float kLn2 = 0.6931471805599453f;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     float sum = state.sum[half];
     sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
     sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
-    if (at.column == 0) shared.row_sum[warpgroup][at.row + half * 8] = sum;
-  }
-  ptx::named_barrier_sync(kSumsReady, kConsumerThreads);
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    int const row = at.row + half * 8;
-    int const head = tile.first_head + row;
-    float const sum = shared.row_sum[0][row] + shared.row_sum[1][row];
     bool const empty = sum == 0.f;
     float const lse_log2 = empty ? -INFINITY : state.maximum[half] + log2f(sum);
-    factor[half] = empty ? 0.f : 1.f / sum;
-    bool const writes = warpgroup == 0 && at.column == 0 && row < tile.heads;
+    float factor = empty ? 0.f : 1.f / sum;
+    int const row = at.row + half * 8;
+    int const head = tile.first_head + row;
+    bool const writes = at.column == 0 && row < tile.heads;
     if (args.num_splits > 1) {
       int64_t const part = tile.row * args.num_splits + tile.split;
       if (writes) args.partial_lse[part * args.num_heads + head] = lse_log2;
     } else {
       if (args.attn_sink && row < tile.heads && !empty) {
-        factor[half] /= 1.f + expf(args.attn_sink[head] - lse_log2 * kLn2);
+        factor /= 1.f + expf(args.attn_sink[head] - lse_log2 * kLn2);
       }
       int64_t const position = tile.row * args.num_heads + head;
       if (writes) args.lse[position] = lse_log2 * kLn2;
       if (writes && args.max_logits) args.max_logits[position] = state.maximum[half] * kLn2;
     }
+    if (at.column == 0) shared.output_factor[row] = factor;
   }
 }
 
-// One consumer warpgroup. Blocks of its own parity lie in stage `warpgroup`.
+// One consumer warpgroup.
 template <class Source>
 struct Consumer {
   SharedStorage<Source>& shared;
@@ -343,8 +331,8 @@ struct Consumer {
     for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] *= rescale[(i >> 1) & 1];
   }
 
-  // Scores and probabilities of an own block, published for the other warpgroup.
-  __device__ __forceinline__ void own_probabilities(int stage, float (&rescale)[2]) {
+  // Warpgroup 0: scores and probabilities of a block, published for warpgroup 1.
+  __device__ __forceinline__ void compute_probabilities(int stage, float (&rescale)[2]) {
     float scores[32];
     compute_scores(shared, stage, at, scores);
     softmax_step(shared, args, stage, at, scores, state, rescale);
@@ -356,23 +344,17 @@ struct Consumer {
                                           : pack_bf16(scores[2 * i], scores[2 * i + 1]);
     }
     if (at.column == 0) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        shared.maximum[stage][at.row + half * 8] = state.maximum[half];
-        shared.rescale[stage][at.row + half * 8] = rescale[half];
-      }
+      shared.rescale[stage][at.row] = rescale[0];
+      shared.rescale[stage][at.row + 8] = rescale[1];
     }
     ptx::mbarrier_arrive(&shared.probability_full[stage]);
   }
 
-  __device__ __forceinline__ void other_probabilities(int stage, int block, float (&rescale)[2]) {
+  // Warpgroup 1.
+  __device__ __forceinline__ void receive_probabilities(int stage, int block, float (&rescale)[2]) {
     ptx::mbarrier_wait(&shared.probability_full[stage], (block / kStages) & 1);
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      rescale[half] = shared.rescale[stage][at.row + half * 8];
-      state.maximum[half] = shared.maximum[stage][at.row + half * 8];
-      state.sum[half] *= rescale[half];
-    }
+    rescale[0] = shared.rescale[stage][at.row];
+    rescale[1] = shared.rescale[stage][at.row + 8];
   }
 
   __device__ void run(int num_blocks) {
@@ -381,17 +363,18 @@ struct Consumer {
       wait_for_tokens(stage, block);
       float rescale[2];
       if (warpgroup == 0) {
-        own_probabilities(stage, rescale);
+        compute_probabilities(stage, rescale);
       } else {
-        other_probabilities(stage, block, rescale);
+        receive_probabilities(stage, block, rescale);
       }
       rescale_output(rescale);
       multiply_values(output, shared, stage, warpgroup, thread, at);
       release(stage);
     }
     Tile const tile = tile_of_block(args);
-    float factor[2];
-    finish_rows(shared, args, tile, at, state, warpgroup, factor);
+    if (warpgroup == 0) finish_rows(shared, args, tile, at, state);
+    ptx::named_barrier_sync(kFactorReady, kConsumerThreads);
+    float const factor[2] = {shared.output_factor[at.row], shared.output_factor[at.row + 8]};
     rescale_output(factor);
     store_output(shared, args, tile, at, warpgroup, thread, output);
   }

@@ -68,16 +68,15 @@ struct alignas(1024) SharedStorage {
   uint32_t probability[kPanels > kLatentPanels ? 0 : kStages][16 * 128];
   TokenData<Source> token[kStages];
   float query_scale[kTileHeads];  // undoes the power of two put on q (FP8 cache only)
-  // Of the block in a stage, from its owner to the other consumer warpgroup: the running maximum
-  // with it and the factor of what was accumulated before it.
-  float maximum[kStages][kTileHeads];
+  // From warpgroup 0 to 1: the factor of what was accumulated before a stage's block, and the last
+  // one, 1 / row sum (and the sink).
   float rescale[kStages][kTileHeads];
-  float row_sum[2][kTileHeads];  // of each consumer warpgroup's blocks
+  float output_factor[kTileHeads];
   uint64_t kv_full[kStages];   // 256 arrivals: every producer thread once for its copies in flight
                                // and once for its writes
   uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done
-  uint64_t probability_full[kStages];  // 128 arrivals: the owner, probabilities, maximum and
-                                       // rescale written; kv_empty of the stage frees them
+  uint64_t probability_full[kStages];  // 128 arrivals: warpgroup 0, probabilities and rescale
+                                       // written; kv_empty of the stage frees them
 
   __device__ __forceinline__ uint32_t* probability_of(int stage) {
     if constexpr (kPanels > kLatentPanels) {
@@ -90,7 +89,7 @@ struct alignas(1024) SharedStorage {
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kSumsReady = 1,     // both consumer warpgroups; once
+  kFactorReady = 1,   // both consumer warpgroups; once
   kQueryReady = 2,    // both consumer warpgroups; once
   kOutputStaged = 3,  // 3 and 4: one consumer warpgroup each; once
 };

@@ -1,0 +1,76 @@
+"""``dsa_ops._C`` without a GPU: the kernel table, launch plans and workspace sizes."""
+
+from __future__ import annotations
+
+import pytest
+
+import dsa_ops
+from dsa_ops._library import OPS
+from tests.gates.native_build import compiled_module
+
+#: Multiprocessors and shared memory of a block on an H100.
+SMS, SHARED_BYTES = 132, 227 * 1024
+
+
+def ceil_div(size: int, parts: int) -> int:
+    return -(-size // parts)
+
+
+def test_build_info() -> None:
+    info = compiled_module().build_info()
+    assert info["version"] == dsa_ops.__version__
+    assert info["architecture"] == "sm_90a"
+
+
+def test_kernel_table() -> None:
+    table = compiled_module().kernel_table()
+    # The ops that chain others have no kernel of their own.
+    assert {row["op"] for row in table} <= set(OPS)
+    for row in table:
+        assert row["tile"]
+        assert row["threads"] % 32 == 0 and row["threads"] <= 1024
+        assert row["shared_memory_bytes"] <= SHARED_BYTES
+        assert row["threads"] * row["max_registers"] <= 65536
+
+
+@pytest.mark.parametrize("num_rows", [1, 7, 128, 4096, 100_000])
+@pytest.mark.parametrize("num_keys", [1, 127, 8192, 131_072])
+@pytest.mark.parametrize("num_heads", [8, 64])
+def test_indexer_plan_covers_all_keys(num_rows: int, num_keys: int, num_heads: int) -> None:
+    plan = compiled_module().plan_indexer_logits(num_rows, num_keys, num_heads, SMS)
+    assert plan["chunk_keys"] % 128 == 0
+    assert plan["chunks"] == ceil_div(num_keys, plan["chunk_keys"])
+    assert plan["units"] % plan["chunks"] == 0
+    assert 1 <= plan["grid"] == min(plan["units"], SMS)
+
+
+@pytest.mark.parametrize("batch", [1, 33, 512])
+@pytest.mark.parametrize("next_n", range(1, 9))
+def test_paged_plan_covers_all_rows(batch: int, next_n: int) -> None:
+    plan = compiled_module().plan_paged_indexer_logits(batch, next_n, 8192, SMS)
+    assert plan["tiles_per_request"] == ceil_div(next_n, plan["tile_rows"])
+    assert plan["row_tiles"] == batch * plan["tiles_per_request"]
+    assert 1 <= plan["grid"] <= SMS
+
+
+@pytest.mark.parametrize("num_rows", [0, 1, 64, 4096, 100_000])
+@pytest.mark.parametrize("num_columns", [1, 2048, 32_768, 1 << 20])
+@pytest.mark.parametrize("top_k", [1, 512, 2048, 4096])
+def test_topk_plan_fits_the_device(num_rows: int, num_columns: int, top_k: int) -> None:
+    plan = compiled_module().plan_topk(num_rows, num_columns, top_k, SMS)
+    assert plan["cluster_size"] in (1, 2, 4, 8, 16)
+    assert plan["num_blocks"] == num_rows * plan["cluster_size"]
+    assert plan["shared_bytes"] <= SHARED_BYTES
+
+
+def test_workspaces() -> None:
+    module = compiled_module()
+    for name in ("indexer_topk_workspace_bytes", "paged_indexer_topk_workspace_bytes"):
+        size = getattr(module, name)
+        assert size(0, 4096) == 0
+        # Logits exist in chunks: beyond one chunk, rows cost next to nothing more.
+        assert 4 * 128 * 4096 <= size(128, 4096) < size(1 << 20, 4096) < 4 * 4096 << 20
+    split = module.sparse_mla_decode_workspace_bytes
+    assert split(0, 128, 2048, SMS) == 0
+    assert split(1, 128, 2048, SMS) > 2 * 128 * (512 + 1) * 4
+    assert split(4096, 128, 2048, SMS) == 0
