@@ -36,12 +36,13 @@ def test_kernel_table() -> None:
 @pytest.mark.parametrize("num_rows", [1, 7, 128, 4096, 100_000])
 @pytest.mark.parametrize("num_keys", [1, 127, 8192, 131_072])
 @pytest.mark.parametrize("num_heads", [8, 64])
-def test_indexer_plan_covers_all_keys(num_rows: int, num_keys: int, num_heads: int) -> None:
+def test_indexer_plan_covers_the_logits(num_rows: int, num_keys: int, num_heads: int) -> None:
     plan = compiled_module().plan_indexer_logits(num_rows, num_keys, num_heads, SMS)
-    assert plan["chunk_keys"] % 128 == 0
-    assert plan["chunks"] == ceil_div(num_keys, plan["chunk_keys"])
-    assert plan["units"] % plan["chunks"] == 0
-    assert 1 <= plan["grid"] == min(plan["units"], SMS)
+    assert plan["row_tiles"] == ceil_div(num_rows, 256 // num_heads)
+    assert plan["key_tiles"] == ceil_div(num_keys, 128)
+    tiles = plan["row_tiles"] * plan["key_tiles"]
+    assert plan["grid"] == min(tiles, SMS)
+    assert plan["pieces"] % plan["grid"] == 0 and plan["grid"] <= plan["pieces"] <= tiles
 
 
 @pytest.mark.parametrize("batch", [1, 33, 512])

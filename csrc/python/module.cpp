@@ -42,9 +42,9 @@ py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_hea
   auto const plan = dsa_ops::indexer::plan_ragged(num_rows, num_keys, num_heads, num_sms);
   py::dict result;
   result["grid"] = plan.grid;
-  result["units"] = plan.units;
-  result["chunks"] = plan.chunks;
-  result["chunk_keys"] = plan.chunk_keys;
+  result["row_tiles"] = plan.row_tiles;
+  result["key_tiles"] = plan.key_tiles;
+  result["pieces"] = plan.pieces;
   return result;
 }
 

@@ -19,13 +19,26 @@ __device__ __forceinline__ void cp_async_wait_all() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
+// A cache policy for data read once: the L2 gives its lines up first.
+__device__ __forceinline__ uint64_t evict_first_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// Brings the line of an address that global memory holds into the L2.
+__device__ __forceinline__ void prefetch_l2(void const* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
+
 // Copies `bytes` (a multiple of 16) and completes them on the barrier.
 __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
-                                          uint64_t* barrier) {
+                                          uint64_t* barrier, uint64_t cache_policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(shared_dst)),
-      "l"(src), "r"(bytes), "r"(shared_address(barrier))
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], "
+      "%2, [%3], %4;" ::"r"(shared_address(shared_dst)),
+      "l"(src), "r"(bytes), "r"(shared_address(barrier)), "l"(cache_policy)
       : "memory");
 }
 
@@ -44,6 +57,16 @@ __device__ __forceinline__ void tma_load_3d(void* shared_dst, CUtensorMap const*
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4, %5}], [%2];" ::"r"(shared_address(shared_dst)),
       "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z)
+      : "memory");
+}
+
+__device__ __forceinline__ void tma_load_3d(void* shared_dst, CUtensorMap const* map,
+                                            uint64_t* barrier, int32_t x, int32_t y, int32_t z,
+                                            uint64_t cache_policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint "
+      "[%0], [%1, {%3, %4, %5}], [%2], %6;" ::"r"(shared_address(shared_dst)),
+      "l"(map), "r"(shared_address(barrier)), "r"(x), "r"(y), "r"(z), "l"(cache_policy)
       : "memory");
 }
 

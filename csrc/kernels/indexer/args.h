@@ -20,9 +20,9 @@ struct RaggedArgs {
   int64_t logits_row_stride;
   int32_t num_rows;
   int32_t num_keys;
-  int32_t units;       // row tiles x chunks of keys
-  int32_t chunks;      // of every row tile
-  int32_t chunk_keys;  // a multiple of 128
+  int32_t row_tiles;
+  int32_t key_tiles;
+  int32_t pieces;
 };
 
 struct PagedArgs {

@@ -49,9 +49,10 @@ Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcep
       indexer::plan_ragged(static_cast<int32_t>(p.num_rows), static_cast<int32_t>(p.num_keys),
                            p.num_heads, device.num_sms);
   indexer::RaggedArgs args{};
-  indexer::TensorMapDim const queries[] = {{kHeadDim, 0, kHeadDim},
-                                           {p.num_heads, p.q_head_stride, p.num_heads},
-                                           {p.num_rows, p.q_row_stride, 256 / p.num_heads}};
+  indexer::TensorMapDim const queries[] = {
+      {kHeadDim, 0, kHeadDim},
+      {p.num_heads, p.q_head_stride, p.num_heads},
+      {p.num_rows, p.q_row_stride, indexer::kRaggedColumns / p.num_heads}};
   indexer::TensorMapDim const keys[] = {{kHeadDim, 0, kHeadDim},
                                         {p.num_keys, p.k_stride, kStageKeys}};
   status = indexer::encode_tensor_map(&args.query_map, p.q, queries, 3, kOp);
@@ -67,9 +68,9 @@ Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcep
   args.logits_row_stride = p.logits_row_stride;
   args.num_rows = static_cast<int32_t>(p.num_rows);
   args.num_keys = static_cast<int32_t>(p.num_keys);
-  args.units = plan.units;
-  args.chunks = plan.chunks;
-  args.chunk_keys = plan.chunk_keys;
+  args.row_tiles = plan.row_tiles;
+  args.key_tiles = plan.key_tiles;
+  args.pieces = plan.pieces;
   return indexer::launch_ragged(args, p.num_heads, p.clean, plan.grid, stream);
 }
 

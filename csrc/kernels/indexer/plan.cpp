@@ -13,21 +13,17 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 RaggedPlan plan_ragged(int32_t num_rows, int32_t num_keys, int32_t num_heads,
                        int32_t num_sms) noexcept {
-  // Rounds of units per block that keep the last, uneven round cheap, and the fewest keys that are
-  // worth loading a query tile for.
-  constexpr int64_t kRounds = 4;
-  constexpr int64_t kMinChunkKeys = 512;
-  int64_t const row_tiles = ceil_div(num_rows, 256 / num_heads);
-  int64_t const wanted = ceil_div(kRounds * num_sms, row_tiles);
-  int64_t const possible = std::max<int64_t>(num_keys / kMinChunkKeys, 1);
-  int64_t const chunk_keys =
-      ceil_div(ceil_div(num_keys, std::min(wanted, possible)), kStageKeys) * kStageKeys;
-  int64_t const chunks = ceil_div(num_keys, chunk_keys);
+  // Pieces per block even out what the rows' ranges make uneven; a piece must be worth loading a
+  // query tile for.
+  constexpr int64_t kMaxRounds = 8;
+  constexpr int64_t kMinPieceTiles = 16;
   RaggedPlan plan;
-  plan.units = static_cast<int32_t>(row_tiles * chunks);
-  plan.chunks = static_cast<int32_t>(chunks);
-  plan.chunk_keys = static_cast<int32_t>(chunk_keys);
-  plan.grid = std::min(plan.units, num_sms);
+  plan.row_tiles = static_cast<int32_t>(ceil_div(num_rows, kRaggedColumns / num_heads));
+  plan.key_tiles = static_cast<int32_t>(ceil_div(num_keys, kStageKeys));
+  int64_t const tiles = int64_t{plan.row_tiles} * plan.key_tiles;
+  plan.grid = static_cast<int32_t>(std::min<int64_t>(tiles, num_sms));
+  int64_t const rounds = std::clamp<int64_t>(tiles / plan.grid / kMinPieceTiles, 1, kMaxRounds);
+  plan.pieces = static_cast<int32_t>(rounds * plan.grid);
   return plan;
 }
 

@@ -7,9 +7,9 @@ namespace dsa_ops::indexer {
 
 struct RaggedPlan {
   int32_t grid;
-  int32_t units;       // row tiles x chunks
-  int32_t chunks;      // of keys, per row tile
-  int32_t chunk_keys;  // a multiple of 128
+  int32_t row_tiles;
+  int32_t key_tiles;  // of 128 keys
+  int32_t pieces;     // equal cuts of row tiles x key tiles: a multiple of the grid
 };
 RaggedPlan plan_ragged(int32_t num_rows, int32_t num_keys, int32_t num_heads,
                        int32_t num_sms) noexcept;

@@ -40,6 +40,14 @@ template <>
 struct ScoreInstruction<128> {
   using Type = cute::SM90::GMMA::MMA_64x128x32_F32E4M3E4M3_SS_TN<>;
 };
+template <>
+struct ScoreInstruction<256> {
+  using Type = cute::SM90::GMMA::MMA_64x256x32_F32E4M3E4M3_SS_TN<>;
+};
+
+// Through a shuffle the compiler knows a value to be the same in the whole warp: it stays in a
+// uniform register and branches on it need no convergence.
+__device__ __forceinline__ int32_t uniform(int32_t value) { return __shfl_sync(~0u, value, 0); }
 
 // The key of a 128-key stage and the query of a pair whose logits end in this lane.
 __device__ __forceinline__ int key_of_lane(int math_warp, int lane) {
@@ -77,24 +85,37 @@ __device__ __forceinline__ void init_barriers(Barriers& barriers) {
 
 // The descriptor of a tile that lies `bytes` further. Only the low word of a descriptor varies: a
 // 64-bit addition would cost carries in the main loop.
+inline constexpr uint64_t kDescriptorLow = 0xFFFFFFFF;
 __device__ __forceinline__ uint64_t descriptor_at(uint64_t descriptor, uint32_t bytes) {
-  constexpr uint64_t kLow = 0xFFFFFFFF;
-  return (descriptor & ~kLow) | (static_cast<uint32_t>(descriptor) + bytes / 16);
+  return (descriptor & ~kDescriptorLow) | (static_cast<uint32_t>(descriptor) + bytes / 16);
 }
 
-// The weights of a bank that belong to this lane's columns; 0 for queries at and after `queries`.
-template <class Tile>
-__device__ __forceinline__ void load_weights(float (&weights)[Tile::kWeights], float const* first,
-                                             int64_t row_stride, int queries, int lane) {
+// A descriptor that ptxas does not work out anew in every iteration.
+__device__ __forceinline__ uint64_t uniform_descriptor(uint64_t descriptor) {
+  int32_t const low = uniform(static_cast<int32_t>(descriptor & kDescriptorLow));
+  return (descriptor & ~kDescriptorLow) | static_cast<uint32_t>(low);
+}
+
+// Scores enter the sum doubled and weights halved: x + |x| is an addition, which issues at twice
+// the rate of a maximum. Both are exact (short of subnormal weights), so the sum is that of relu(x)
+// and the weights as given. NaN stays NaN, as in the reference.
+__device__ __forceinline__ float twice_relu(float x) { return __fadd_rn(x, fabsf(x)); }
+__device__ __forceinline__ float halve(float weight) { return 0.5f * weight; }
+
+// The weights of a bank that belong to this lane's columns. `pair_at(query, head)` gives the halved
+// weights of an even head and the next one.
+template <class Tile, class PairAt>
+__device__ __forceinline__ void load_weights(float (&weights)[Tile::kWeights], int lane,
+                                             PairAt const& pair_at) {
   constexpr int kLaneHeads = Tile::kHeads / 4;
-  float const* row = first + 2 * (lane % 4);
 #pragma unroll
   for (int query = 0; query < Tile::kBankQueries; ++query) {
 #pragma unroll
-    for (int h = 0; h < kLaneHeads; ++h) {
-      weights[query * kLaneHeads + h] = query < queries ? __ldg(row + h / 2 * 8 + h % 2) : 0.f;
+    for (int h = 0; h < kLaneHeads; h += 2) {
+      float2 const pair = pair_at(query, 4 * h + 2 * (lane % 4));
+      weights[query * kLaneHeads + h] = pair.x;
+      weights[query * kLaneHeads + h + 1] = pair.y;
     }
-    row += row_stride;
   }
 }
 
@@ -111,13 +132,6 @@ __device__ __forceinline__ void start_bank(float (&bank)[Tile::kAccumulators], u
                           step != 0);
   }
   ptx::wgmma_commit();
-}
-
-// NaN stays NaN, as in the reference; fmaxf would turn it into 0.
-__device__ __forceinline__ float relu(float x) {
-  float result;
-  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(result) : "f"(x));
-  return result;
 }
 
 // Sums a pair of queries (or the only one) over the heads; see the head of this file for what
@@ -138,7 +152,7 @@ __device__ __forceinline__ float reduce_heads(float const (&bank)[Tile::kAccumul
       float const weight = weights[query * kLaneHeads + h];
 #pragma unroll
       for (int key = 0; key < 2; ++key) {
-        float const score = relu(bank[query * 2 * kLaneHeads + h / 2 * 4 + key * 2 + h % 2]);
+        float const score = twice_relu(bank[query * 2 * kLaneHeads + h / 2 * 4 + key * 2 + h % 2]);
         sum[key] = h == 0 ? __fmul_rn(score, weight) : __fmaf_rn(score, weight, sum[key]);
       }
     }

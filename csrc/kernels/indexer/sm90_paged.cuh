@@ -5,12 +5,19 @@
 // and cut into equal shares, one per block: a share is a few pieces (row tile, range of pages), and
 // one long request keeps every block busy. A stage is two pages, one for each math warpgroup.
 //
+// A short call is little more than the way to its first page: lengths, share, block table, page.
+// The producer reads the lengths before the barriers exist, while other warps prefetch the block
+// tables.
+//
 //   warps 0-7   two math warpgroups: one page of each stage, wgmma and epilogue in registers
 //   warp 8      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
-//               copy; a page that is not in the cache is never read, only reported as absent
+//               copy; a page that is not in the cache is never read, only reported as absent.
+//               Pages are read once: they leave the L2 first, before the logits
 //   warps 9-11  -inf from the end of a row tile's pages to max_context_len
 //
 // Rings and barriers:
+//   piece_full[2]   1 arrival (producer: the piece is described); the math warps wait, then load
+//                   weights
 //   query_full[2]   1 arrival (producer, with the bytes of the query tile); the math warps wait
 //   query_empty[2]  8 arrivals (one per math warp, after a piece's last stage); the producer waits
 //   key_full[8]     1 arrival (producer, with the bytes of the pages present); the math warps wait
@@ -39,6 +46,8 @@ struct TileRows {
 
 template <class Tile>
 __device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row_tile) {
+  // Most calls have one tile per request: their way to the first page saves the divisions.
+  if (args.tiles_per_request == 1) return TileRows{row_tile, 0, args.lengths.next_n};
   TileRows rows;
   rows.request = row_tile / args.tiles_per_request;
   rows.first_token = row_tile % args.tiles_per_request * Tile::kQueries;
@@ -46,15 +55,32 @@ __device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row
   return rows;
 }
 
-// Pages that hold every key any row of the tile sees.
+// Pages that hold every key any row of the tile sees; 0 for tiles past the last.
 template <class Tile>
 __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
+  if (row_tile >= args.row_tiles) return 0;
   TileRows const rows = tile_rows<Tile>(args, row_tile);
   int32_t length = 0;
-  for (int32_t j = 0; j < rows.tokens; ++j) {
-    length = max(length, args.lengths.of(rows.request, rows.first_token + j));
+#pragma unroll
+  for (int32_t j = 0; j < Tile::kQueries; ++j) {
+    if (j < rows.tokens) {
+      length = max(length, args.lengths.of(rows.request, rows.first_token + j));
+    }
   }
   return (length + kPageKeys - 1) / kPageKeys;
+}
+
+// A line of 32 page ids per thread of the grid.
+__device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int32_t thread) {
+  constexpr int32_t kLinePages = 128 / sizeof(int32_t);
+  constexpr int32_t kLineKeys = kLinePages * kPageKeys;
+  int32_t const lines = (args.lengths.max_length + kLineKeys - 1) / kLineKeys;
+  if (lines == 0) return;
+  int32_t const request = thread / lines;
+  if (request < args.row_tiles / args.tiles_per_request) {
+    ptx::prefetch_l2(args.block_table + request * args.block_table_stride +
+                     thread % lines * kLinePages);
+  }
 }
 
 __device__ __forceinline__ int32_t warp_inclusive_sum(int32_t value, int lane) {
@@ -72,29 +98,41 @@ class PagedProducer {
   __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
       : args_(args), shared_(shared), lane_(lane) {}
 
-  // Page counts fit 32 bits: 64 logits of 4 bytes exist for (almost) every page counted.
+  // Reads the lengths; needs no barrier yet. Page counts fit 32 bits: 64 logits of 4 bytes exist
+  // for (almost) every page counted.
+  __device__ void plan() {
+    if (ptx::elect_one()) {
+      ptx::prefetch_tensor_map(&args_.query_map);
+      if (args_.num_pages > 0) ptx::prefetch_tensor_map(&args_.key_map);
+    }
+    first_pages_ = pages_of<Tile>(args_, lane_);
+    int32_t total = first_pages_;
+#pragma unroll 4
+    for (int32_t i = lane_ + 32; i < args_.row_tiles; i += 32) total += pages_of<Tile>(args_, i);
+    total_ = __reduce_add_sync(~0u, total);
+    page_policy_ = ptx::evict_first_policy();
+  }
+
   __device__ void run() {
-    int32_t total = 0;
-    for (int32_t i = lane_; i < args_.row_tiles; i += 32) total += pages_of<Tile>(args_, i);
-    total = __reduce_add_sync(~0u, total);
     // Even shares, so that only a piece's last stage can be half empty.
     int32_t const blocks = static_cast<int32_t>(gridDim.x);
-    int32_t const share = ((total + 1) / 2 + blocks - 1) / blocks * 2;
-    int32_t const begin = min(share * static_cast<int32_t>(blockIdx.x), total);
-    int32_t const end = min(begin + share, total);
+    int32_t const share = ((total_ + 1) / 2 + blocks - 1) / blocks * 2;
+    int32_t const begin = min(share * static_cast<int32_t>(blockIdx.x), total_);
+    int32_t const end = min(begin + share, total_);
 
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
-      int32_t const pages =
-          first + lane_ < args_.row_tiles ? pages_of<Tile>(args_, first + lane_) : 0;
+      int32_t const pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
       int32_t const sum = warp_inclusive_sum(pages, lane_);
+      int32_t const tile_begin = before + sum - pages;
+      int32_t const page_begin = max(begin - tile_begin, 0);
+      int32_t const page_end = min(end - tile_begin, pages);
+      uint32_t in_share = __ballot_sync(~0u, page_begin < page_end);
 #pragma unroll 1
-      for (int i = 0; i < 32; ++i) {
-        int32_t const tile_pages = __shfl_sync(~0u, pages, i);
-        int32_t const tile_begin = before + __shfl_sync(~0u, sum, i) - tile_pages;
-        int32_t const page_begin = max(begin - tile_begin, 0);
-        int32_t const page_end = min(end - tile_begin, tile_pages);
-        if (page_begin < page_end) produce_piece(first + i, page_begin, page_end);
+      while (in_share != 0) {
+        int const i = __ffs(in_share) - 1;
+        in_share &= in_share - 1;
+        produce_piece(first + i, __shfl_sync(~0u, page_begin, i), __shfl_sync(~0u, page_end, i));
       }
       before += __shfl_sync(~0u, sum, 31);
     }
@@ -104,7 +142,31 @@ class PagedProducer {
  private:
   __device__ void produce_piece(int32_t row_tile, int32_t page_begin, int32_t page_end) {
     TileRows const rows = tile_rows<Tile>(args_, row_tile);
+    // The first page waits for its id alone: ids load before everything else, a group ahead.
+    int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
+    int32_t next_page = page_begin + lane_ < page_end ? __ldg(table + page_begin + lane_) : -1;
+    send_piece(rows, page_begin, page_end);
+    for (int32_t group = page_begin; group < page_end; group += 32) {
+      int32_t const lane_page = next_page;
+      int32_t const next = group + 32 + lane_;
+      next_page = next < page_end ? __ldg(table + next) : -1;
+      int32_t const group_pages = min(page_end - group, 32);
+#pragma unroll 1
+      for (int32_t i = 0; i < group_pages; i += 2) {
+        // The page after an odd end reads as -1 from its lane: absent, and not stored either.
+        produce_stage(__shfl_sync(~0u, lane_page, i), __shfl_sync(~0u, lane_page, i + 1));
+      }
+    }
+  }
+
+  __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end) {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
+    if (ptx::elect_one()) {
+      uint64_t* full = &shared_.query_full[queries_.stage];
+      ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
+      ptx::tma_load_4d(shared_.queries[queries_.stage], &args_.query_map, full, 0, 0,
+                       rows.first_token, rows.request);
+    }
     PagedPiece& sent = shared_.pieces[queries_.stage];
     if (lane_ == 0) {
       sent.stages = (page_end - page_begin + 1) / 2;
@@ -117,24 +179,8 @@ class PagedProducer {
       sent.row_lengths[lane_] = args_.lengths.of(rows.request, rows.first_token + lane_);
     }
     __syncwarp();  // the arrival below publishes every lane's writes
-    if (ptx::elect_one()) {
-      uint64_t* full = &shared_.query_full[queries_.stage];
-      ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
-      ptx::tma_load_4d(shared_.queries[queries_.stage], &args_.query_map, full, 0, 0,
-                       rows.first_token, rows.request);
-    }
+    if (ptx::elect_one()) ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
     queries_.advance();
-
-    int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
-    for (int32_t group = page_begin; group < page_end; group += 32) {
-      int32_t const lane_page = group + lane_ < page_end ? __ldg(table + group + lane_) : -1;
-      int32_t const group_pages = min(page_end - group, 32);
-#pragma unroll 1
-      for (int32_t i = 0; i < group_pages; i += 2) {
-        // The page after an odd end reads as -1 from its lane: absent, and not stored either.
-        produce_stage(__shfl_sync(~0u, lane_page, i), __shfl_sync(~0u, lane_page, i + 1));
-      }
-    }
   }
 
   __device__ void produce_stage(int32_t page_0, int32_t page_1) {
@@ -156,23 +202,26 @@ class PagedProducer {
   __device__ void load_page(uint32_t stage, int half, int32_t page) {
     uint64_t* full = &shared_.key_full[stage];
     ptx::tma_load_3d(shared_.keys[stage] + half * kWarpgroupKeys * kHeadDim, &args_.key_map, full,
-                     0, 0, page);
+                     0, 0, page, page_policy_);
     ptx::bulk_copy(shared_.scales[stage] + half * kPageKeys,
                    args_.index_cache + page * args_.page_stride_bytes + kPageScalesOffset,
-                   kPageKeys * sizeof(float), full);
+                   kPageKeys * sizeof(float), full, page_policy_);
   }
 
   __device__ void finish() {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
     if (ptx::elect_one()) {
       shared_.pieces[queries_.stage].stages = 0;
-      ptx::mbarrier_arrive(&shared_.query_full[queries_.stage]);
+      ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
     }
   }
 
   PagedArgs const& args_;
   PagedStorage<Tile>& shared_;
   int const lane_;
+  int32_t first_pages_ = 0;  // of row tile `lane`
+  int32_t total_ = 0;        // pages of all row tiles
+  uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;
   RingPosition<kKeyStages> keys_;
 };
@@ -212,7 +261,7 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
   int const lane_query = query_of_lane(lane);
 
   for (;;) {
-    ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
+    ptx::mbarrier_wait(&shared.piece_full[queries.stage], queries.phase);
     PagedPiece const& piece = shared.pieces[queries.stage];
     int32_t const stages = piece.stages;
     if (stages == 0) return;
@@ -227,14 +276,20 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
 #pragma unroll
     for (int b = 0; b < Tile::kBanks; ++b) {
       int32_t const row = first_row + b * Tile::kBankQueries;
-      load_weights<Tile>(registers.weights[b], args.weights + row * args.weights_row_stride,
-                         args.weights_row_stride, piece.rows - b * Tile::kBankQueries, lane);
+      float const* bank = args.weights + row * args.weights_row_stride;
+      int32_t const rows = piece.rows - b * Tile::kBankQueries;
+      load_weights<Tile>(registers.weights[b], lane, [&](int query, int head) {
+        float const* at = bank + query * args.weights_row_stride + head;
+        return query < rows ? float2{halve(__ldg(at)), halve(__ldg(at + 1))} : float2{0.f, 0.f};
+      });
     }
     uint64_t const query_tile =
         k_major_descriptor(ptx::shared_address(shared.queries[queries.stage]));
     int32_t n = piece.scan_begin + lane_key;
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
+    ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
 
+#pragma unroll 1
     for (int32_t s = 0; s < stages; ++s) {
       float* out = first_out;
       ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
@@ -267,11 +322,22 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Tile = PagedTile<kHeads, kRows>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<PagedStorage<Tile>*>(shared_memory);
-  // Through a shuffle, so that the compiler knows it to be the same in the whole warp.
-  int const warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  int const warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
-  if (threadIdx.x == 0) init_barriers(shared);
+  PagedProducer<Tile> producer(args, shared, lane);
+  if (warp == kProducerWarp) {
+    producer.plan();
+  } else if (warp == 0) {
+    if (lane == 0) {
+      for (uint64_t& full : shared.piece_full) ptx::mbarrier_init(&full, 1);
+      init_barriers(shared);
+    }
+  } else if (warp < kMathWarps) {
+    constexpr int kPrefetchThreads = (kMathWarps - 1) * 32;
+    prefetch_block_tables(args, static_cast<int32_t>(blockIdx.x) * kPrefetchThreads +
+                                    static_cast<int32_t>(threadIdx.x) - 32);
+  }
   __syncthreads();
 
   if (warp < kMathWarps) {
@@ -280,7 +346,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else {
     ptx::setmaxnreg_dec<kProducerRegisters>();
     if (warp == kProducerWarp) {
-      PagedProducer<Tile>(args, shared, lane).run();
+      producer.run();
     } else {
       fill_paged<Tile>(args, warp - kFillerWarp, lane);
     }

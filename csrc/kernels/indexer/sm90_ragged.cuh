@@ -1,11 +1,13 @@
 // indexer_logits: logits[t, n] = k_scale[n] * sum_h weights[t, h] * relu(q[t, h] . k[n]).
 //
-// A block takes units of (row tile, chunk of keys) in turn. Of a unit it scores the keys between
-// the first and the last that any row of the tile sees, 128 at a time.
+// Row tiles x tiles of 128 keys are laid end to end and cut into equal pieces, which the blocks
+// take in turn. A unit is the part of a piece that lies in one row tile. Of it a block scores the
+// keys between the first and the last that any row of the tile sees, 128 at a time.
 //
 //   warps 0-7   two math warpgroups: 64 keys of each stage, wgmma and epilogue in registers
-//   warp 8      producer: works the units out, feeds queries and keys by TMA
-//   warps 9-11  when `clean`: -inf for the keys of a chunk that are not scored
+//   warp 8      producer: works the units out, stages their weights, feeds queries and
+//               keys by TMA
+//   warps 9-11  when `clean`: -inf for the keys of a unit that are not scored
 //
 // Rings and barriers:
 //   query_full[2]   1 arrival (producer, with the bytes of the query tile); the math warps wait
@@ -27,34 +29,57 @@
 
 namespace dsa_ops::indexer {
 
+// The units of this block in order. The last rows come first (in causal prefill they see the most
+// keys) and every second round runs backwards, so that the blocks' shares even out.
+class RaggedWalk {
+ public:
+  explicit __device__ RaggedWalk(RaggedArgs const& args) : args_(args) {}
+
+  // False after the last unit; else its row tile and keys.
+  __device__ bool next(int32_t* row_tile, RowRange* keys) {
+    while (at_ == end_) {
+      int32_t const grid = static_cast<int32_t>(gridDim.x);
+      int32_t const block = static_cast<int32_t>(blockIdx.x);
+      if (round_ * grid >= args_.pieces) return false;
+      int64_t const piece = round_ * grid + (round_ % 2 == 0 ? block : grid - 1 - block);
+      int64_t const tiles = static_cast<int64_t>(args_.row_tiles) * args_.key_tiles;
+      at_ = tiles * piece / args_.pieces;
+      end_ = tiles * (piece + 1) / args_.pieces;
+      ++round_;
+    }
+    int64_t const tile = at_ / args_.key_tiles;
+    int32_t const first = static_cast<int32_t>(at_ - tile * args_.key_tiles);
+    int32_t const last =
+        static_cast<int32_t>(min(first + end_ - at_, static_cast<int64_t>(args_.key_tiles)));
+    at_ += last - first;
+    *row_tile = args_.row_tiles - 1 - static_cast<int32_t>(tile);
+    *keys = RowRange{first * kStageKeys, min(last * kStageKeys, args_.num_keys)};
+    return true;
+  }
+
+ private:
+  RaggedArgs const& args_;
+  int32_t round_ = 0;
+  int64_t at_ = 0;
+  int64_t end_ = 0;
+};
+
 // A unit of work as every lane of a warp sees it, and the range of the tile's row `lane`.
 struct RaggedWork {
   int32_t first_row;
-  int32_t chunk_begin, chunk_end;
   int32_t scan_begin, tiles, store_end;
   RowRange row;
 };
-
-// Units in the order of this block. The last rows come first (in causal prefill they see the most
-// keys) and every second round runs backwards, so that the blocks' shares even out.
-__device__ __forceinline__ int32_t unit_of_round(int32_t round) {
-  int32_t const grid = static_cast<int32_t>(gridDim.x);
-  int32_t const block = static_cast<int32_t>(blockIdx.x);
-  return round * grid + (round % 2 == 0 ? block : grid - 1 - block);
-}
 
 __device__ __forceinline__ int32_t clamp_key(int32_t key, int32_t num_keys) {
   return min(max(key, 0), num_keys);
 }
 
 template <class Tile>
-__device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t unit, int lane) {
+__device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t row_tile,
+                                                RowRange keys, int lane) {
   RaggedWork plan;
-  int32_t const row_tiles = args.units / args.chunks;
-  plan.first_row = (row_tiles - 1 - unit / args.chunks) * Tile::kQueries;
-  plan.chunk_begin = unit % args.chunks * args.chunk_keys;
-  plan.chunk_end = min(plan.chunk_begin + args.chunk_keys, args.num_keys);
-
+  plan.first_row = row_tile * Tile::kQueries;
   bool const exists = lane < Tile::kQueries && lane < args.num_rows - plan.first_row;
   plan.row = RowRange{0, 0};
   if (exists) {
@@ -62,26 +87,37 @@ __device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t 
     plan.row.end = clamp_key(__ldg(args.row_ends + plan.first_row + lane), args.num_keys);
   }
   bool const empty = plan.row.end <= plan.row.begin;
-  int32_t const begin = __reduce_min_sync(~0u, empty ? args.num_keys : plan.row.begin);
-  int32_t const end = __reduce_max_sync(~0u, empty ? 0 : plan.row.end);
+  int32_t const begin =
+      max(__reduce_min_sync(~0u, empty ? args.num_keys : plan.row.begin), keys.begin);
+  int32_t const end = min(__reduce_max_sync(~0u, empty ? 0 : plan.row.end), keys.end);
   // Stores of 16 keys start on a 64-byte boundary where the row itself does.
-  plan.scan_begin = max(begin, plan.chunk_begin) / 16 * 16;
-  int32_t const scan_keys = max(min(end, plan.chunk_end) - plan.scan_begin, 0);
-  plan.tiles = max(begin, plan.chunk_begin) < min(end, plan.chunk_end)
-                   ? (scan_keys + kStageKeys - 1) / kStageKeys
-                   : 0;
-  plan.store_end = min(plan.scan_begin + plan.tiles * kStageKeys, plan.chunk_end);
+  plan.scan_begin = begin / 16 * 16;
+  plan.tiles = begin < end ? (end - plan.scan_begin + kStageKeys - 1) / kStageKeys : 0;
+  plan.store_end = min(plan.scan_begin + plan.tiles * kStageKeys, keys.end);
   return plan;
+}
+
+// Halved weights of a row tile. The math warps are a unit behind: nobody waits for these loads.
+template <class Tile>
+__device__ __forceinline__ void stage_weights(RaggedArgs const& args, int32_t first_row,
+                                              float (&weights)[kRaggedColumns], int lane) {
+#pragma unroll 4
+  for (int column = lane; column < kRaggedColumns; column += 32) {
+    int32_t const row = first_row + column / Tile::kHeads;
+    float const* at = args.weights + row * args.weights_row_stride + column % Tile::kHeads;
+    weights[column] = row < args.num_rows ? halve(__ldg(at)) : 0.f;
+  }
 }
 
 template <class Tile>
 __device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared, int lane) {
   RingPosition<kQueryStages> queries;
   RingPosition<kKeyStages> keys;
-  for (int32_t round = 0; round * static_cast<int32_t>(gridDim.x) < args.units; ++round) {
-    int32_t const unit = unit_of_round(round);
-    if (unit >= args.units) continue;
-    RaggedWork const plan = plan_unit<Tile>(args, unit, lane);
+  RaggedWalk walk(args);
+  int32_t row_tile;
+  RowRange unit_keys;
+  while (walk.next(&row_tile, &unit_keys)) {
+    RaggedWork const plan = plan_unit<Tile>(args, row_tile, unit_keys, lane);
     if (plan.tiles == 0) continue;
 
     ptx::mbarrier_wait(&shared.query_empty[queries.stage], queries.phase ^ 1);
@@ -93,6 +129,7 @@ __device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shar
       sent.store_end = plan.store_end;
     }
     sent.rows[lane] = plan.row;
+    stage_weights<Tile>(args, plan.first_row, sent.weights, lane);
     __syncwarp();  // the arrival below publishes every lane's writes
     if (ptx::elect_one()) {
       uint64_t* full = &shared.query_full[queries.stage];
@@ -121,20 +158,21 @@ __device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shar
 
 template <class Tile>
 __device__ void fill_ragged(RaggedArgs const& args, int filler_thread, int lane) {
-  for (int32_t round = 0; round * static_cast<int32_t>(gridDim.x) < args.units; ++round) {
-    int32_t const unit = unit_of_round(round);
-    if (unit >= args.units) continue;
-    RaggedWork const plan = plan_unit<Tile>(args, unit, lane);
-    // Scored keys are [scan_begin, store_end): nothing of the chunk when there is no tile.
-    int32_t const head_end = plan.tiles == 0 ? plan.chunk_end : plan.scan_begin;
-    int32_t const tail_begin = plan.tiles == 0 ? plan.chunk_end : plan.store_end;
+  RaggedWalk walk(args);
+  int32_t row_tile;
+  RowRange unit_keys;
+  while (walk.next(&row_tile, &unit_keys)) {
+    RaggedWork const plan = plan_unit<Tile>(args, row_tile, unit_keys, lane);
+    // Scored keys are [scan_begin, store_end): nothing of the unit when there is no tile.
+    int32_t const head_end = plan.tiles == 0 ? unit_keys.end : plan.scan_begin;
+    int32_t const tail_begin = plan.tiles == 0 ? unit_keys.end : plan.store_end;
     int32_t const rows = min(args.num_rows - plan.first_row, Tile::kQueries);
     for (int32_t r = 0; r < rows; ++r) {
       float* row = args.logits + (plan.first_row + r) * args.logits_row_stride;
-      for (int32_t n = plan.chunk_begin + filler_thread; n < head_end; n += kFillerWarps * 32) {
+      for (int32_t n = unit_keys.begin + filler_thread; n < head_end; n += kFillerWarps * 32) {
         row[n] = -INFINITY;
       }
-      for (int32_t n = tail_begin + filler_thread; n < plan.chunk_end; n += kFillerWarps * 32) {
+      for (int32_t n = tail_begin + filler_thread; n < unit_keys.end; n += kFillerWarps * 32) {
         row[n] = -INFINITY;
       }
     }
@@ -144,6 +182,7 @@ __device__ void fill_ragged(RaggedArgs const& args, int filler_thread, int lane)
 template <class Tile, bool kClean>
 __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared, int warp,
                              int lane) {
+  constexpr int kUnroll = Tile::kBanks == 1 ? 4 : 1;
   RingPosition<kQueryStages> queries;
   RingPosition<kKeyStages> keys;
   MathRegisters<Tile> registers;
@@ -158,21 +197,20 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
     if (tiles == 0) return;
     int32_t const first_row = unit.first_row;
     int32_t const store_end = unit.store_end;
-    int32_t const lane_rows = args.num_rows - first_row - lane_query;
+    int32_t const rows = args.num_rows - first_row;
 #pragma unroll
     for (int b = 0; b < Tile::kBanks; ++b) {
-      int32_t const row = first_row + b * Tile::kBankQueries;
-      load_weights<Tile>(registers.weights[b], args.weights + row * args.weights_row_stride,
-                         args.weights_row_stride, args.num_rows - row, lane);
+      float const* bank = unit.weights + b * Tile::kColumns;
+      load_weights<Tile>(registers.weights[b], lane, [&](int query, int head) {
+        return *reinterpret_cast<float2 const*>(bank + query * Tile::kHeads + head);
+      });
     }
     uint64_t const query_tile =
-        k_major_descriptor(ptx::shared_address(shared.queries[queries.stage]));
+        uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     int32_t n = unit.scan_begin + key_of_lane(warp, lane);
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
-
-    for (int32_t t = 0; t < tiles; ++t) {
-      float const scale = __ldg(args.k_scale + min(n, args.num_keys - 1));
-      float* out = first_out;
+    // Scores the next 64 keys and hands the logits to `store(query)`.
+    auto const score = [&](float scale, auto const& store) {
       ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
       score_keys<Tile>(
           registers, descriptor_at(first_keys, keys.stage * kStageBytes), query_tile, scale, lane,
@@ -184,12 +222,37 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
               RowRange const range = unit.rows[query + lane_query];
               if (n < range.begin || n >= range.end) logit = -INFINITY;
             }
-            if (n < store_end && query < lane_rows) *out = logit;
-            out += 2 * args.logits_row_stride;
+            store(query, logit);
           });
       keys.advance();
       n += kStageKeys;
       first_out += kStageKeys;
+    };
+
+    // Tiles of whole rows and keys need no test per logit, and load a scale ahead.
+    int32_t const whole =
+        uniform(rows >= Tile::kQueries ? (store_end - unit.scan_begin) / kStageKeys : 0);
+    float const* next_scale_at = args.k_scale + n;
+    float next_scale = whole > 0 ? __ldg(next_scale_at) : 0.f;
+#pragma unroll kUnroll
+    for (int32_t t = 0; t < whole; ++t) {
+      float const scale = next_scale;
+      if (t + 1 < whole) next_scale_at += kStageKeys;
+      next_scale = __ldg(next_scale_at);
+      float* out = first_out;
+      score(scale, [&](int, float logit) {
+        *out = logit;
+        out += 2 * args.logits_row_stride;
+      });
+    }
+#pragma unroll 1
+    for (int32_t t = whole; t < tiles; ++t) {
+      float const scale = __ldg(args.k_scale + min(n, args.num_keys - 1));
+      float* out = first_out;
+      score(scale, [&](int query, float logit) {
+        if (n < store_end && query + lane_query < rows) *out = logit;
+        out += 2 * args.logits_row_stride;
+      });
     }
     __syncwarp();  // every lane has read the unit
     if (lane == 0) ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
@@ -203,8 +266,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Tile = RaggedTile<kHeads>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<RaggedStorage<Tile>*>(shared_memory);
-  // Through a shuffle, so that the compiler knows it to be the same in the whole warp.
-  int const warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 32, 0);
+  int const warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
   if (threadIdx.x == 0) {

@@ -45,15 +45,19 @@ struct QueryTile {
   static constexpr int kWeights = kColumns / 4;       // per thread and bank
   static constexpr int kBankBytes = kColumns * kHeadDim;
   static constexpr int kQueryBytes = kBanks * kBankBytes;
-  static_assert(kColumns % 8 == 0 && kColumns <= 128,
-                "A bank must be a wgmma of up to 128 columns.");
+  static_assert(kColumns % 8 == 0 && kColumns <= 256,
+                "A bank must be a wgmma of up to 256 columns.");
   static_assert(BankQueries == 1 || BankQueries % 2 == 0, "The epilogue takes queries in pairs.");
   static_assert(kQueries <= 32, "The producer holds one query row per lane.");
 };
 
-// Ragged prefill fills both banks: 4, 8, 16 or 32 rows for 64, 32, 16 or 8 heads.
+// Ragged prefill scores 256 columns: 4, 8, 16 or 32 rows for 64, 32, 16 or 8 heads. Few heads spend
+// more of the time on reductions, which the products of a second bank hide; README.md has times.
+inline constexpr int kRaggedColumns = 256;
+inline constexpr int ragged_banks(int heads) { return heads >= 32 ? 1 : 2; }
 template <int Heads>
-using RaggedTile = QueryTile<Heads, 128 / Heads, 2>;
+using RaggedTile =
+    QueryTile<Heads, kRaggedColumns / Heads / ragged_banks(Heads), ragged_banks(Heads)>;
 
 // Paged decode scores up to 4 rows of a request at once: a second bank only for 4 rows of 64 heads.
 template <int Heads, int Rows>
@@ -69,9 +73,10 @@ struct RowRange {
 struct RaggedUnit {
   int32_t tiles;  // stages of keys to score; 0: no more work
   int32_t first_row;
-  int32_t scan_begin;  // first key scored
-  int32_t store_end;   // keys at and after it are not stored
-  RowRange rows[32];   // each row's range
+  int32_t scan_begin;                        // first key scored
+  int32_t store_end;                         // keys at and after it are not stored
+  RowRange rows[32];                         // each row's range
+  alignas(8) float weights[kRaggedColumns];  // halved; 0 for rows past the last
 };
 
 struct PagedPiece {
@@ -100,6 +105,7 @@ struct alignas(1024) RaggedStorage : Barriers {
 
 template <class Tile>
 struct alignas(1024) PagedStorage : Barriers {
+  uint64_t piece_full[kQueryStages];  // 1 arrival (the producer's), before that of query_full
   alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
   alignas(16) float scales[kKeyStages][kStageKeys];
