@@ -64,7 +64,7 @@ void check_errors() {
   dsa_ops::TopkParams params = good_topk(memory);
   params.top_k = 0;
   expect_status(dsa_ops::topk(params, nullptr), dsa_ops::StatusCode::kInvalidArgument,
-                "topk: top_k must be 1 ... 4096, got 0");
+                "topk: top_k must be between 1 and 4096, got 0");
 
   params.top_k = 8;
   params.to_slots = true;

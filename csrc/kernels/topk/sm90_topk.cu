@@ -29,11 +29,11 @@ Status check(TopkParams const& params) {
   // ones.
   int64_t const max_rows = std::numeric_limits<int32_t>::max() / resident::kMaxClusterSize;
   if (params.num_rows < 0 || params.num_rows > max_rows) {
-    return invalid("num_rows", "0 ... 268435455", params.num_rows);
+    return invalid("num_rows", "between 0 and 268435455", params.num_rows);
   }
   if (params.num_columns < 0) return invalid("num_columns", "at least 0", params.num_columns);
   if (params.top_k < 1 || params.top_k > kMaxTopk) {
-    return invalid("top_k", "1 ... 4096", params.top_k);
+    return invalid("top_k", "between 1 and 4096", params.top_k);
   }
   if (!params.to_slots) return Status{};
   if (params.num_requests < 0) return invalid("num_requests", "at least 0", params.num_requests);
