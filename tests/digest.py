@@ -13,12 +13,12 @@ SOURCES = ("CMakeLists.txt", "cmake", "csrc", "include", "pyproject.toml", "setu
 
 
 def source_digest(root: Path = ROOT) -> str:
-    """sha256 over the paths and bytes of all source files, in the order of their paths."""
+    """sha256 over paths and bytes of all source files but prose, in the order of their paths."""
     files = {
         file.relative_to(root).as_posix(): file
         for source in SOURCES
         for file in ((root / source).rglob("*") if (root / source).is_dir() else [root / source])
-        if file.is_file()
+        if file.is_file() and file.suffix != ".md"
     }
     digest = hashlib.sha256()
     for path in sorted(files):

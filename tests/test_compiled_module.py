@@ -64,6 +64,33 @@ def test_topk_plan_fits_the_device(num_rows: int, num_columns: int, top_k: int) 
     assert plan["shared_bytes"] <= SHARED_BYTES
 
 
+@pytest.mark.parametrize("num_rows", [1, 8, 66, 67, 4096])
+@pytest.mark.parametrize("num_heads", [1, 64, 65, 128])
+@pytest.mark.parametrize("top_k", [1, 64, 2048, 2051])
+def test_decode_plan_fills_the_device_once(num_rows: int, num_heads: int, top_k: int) -> None:
+    plan = compiled_module().plan_sparse_mla_decode(num_rows, num_heads, top_k, SMS)
+    blocks = ceil_div(top_k, 64)
+    assert plan["head_tiles"] == ceil_div(num_heads, 64)
+    # Every block of 64 tokens in a split, no split without one.
+    assert plan["num_splits"] == ceil_div(blocks, plan["blocks_per_split"])
+    if plan["num_splits"] > 1:
+        assert num_rows * plan["head_tiles"] * plan["num_splits"] <= SMS
+
+
+@pytest.mark.parametrize(
+    ("planner", "sizes"),
+    [
+        ("plan_indexer_logits", (0, 1, 64, SMS)),
+        ("plan_paged_indexer_logits", (1, 0, 64, SMS)),
+        ("plan_topk", (1, 1, 0, SMS)),
+        ("plan_sparse_mla_decode", (1, 1, 64, 0)),
+    ],
+)
+def test_planners_name_a_size_of_zero(planner: str, sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"{planner}: [a-z_]+ must be at least 1, got 0"):
+        getattr(compiled_module(), planner)(*sizes)
+
+
 def test_workspaces() -> None:
     module = compiled_module()
     for name in ("indexer_topk_workspace_bytes", "paged_indexer_topk_workspace_bytes"):

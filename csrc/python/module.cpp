@@ -1,12 +1,17 @@
 // dsa_ops._C: what this build holds, for `python -m dsa_ops info` and for tests without a GPU.
 #include <pybind11/pybind11.h>
 
+#include <cstdint>
+#include <initializer_list>
 #include <stdexcept>
+#include <string>
+#include <utility>
 
 #include "dsa_ops/build_info.h"
 #include "dsa_ops/sparse_mla.h"
 #include "dsa_ops/topk.h"
 #include "kernels/indexer/plan.h"
+#include "kernels/sparse_mla/plan.h"
 #include "kernels/topk/plan.h"
 
 namespace py = pybind11;
@@ -37,8 +42,22 @@ py::list kernel_table() {
   return table;
 }
 
+// The planners take sizes that the entry points have checked.
+void require_positive(char const* planner,
+                      std::initializer_list<std::pair<char const*, int64_t>> sizes) {
+  for (auto const& [name, size] : sizes) {
+    if (size >= 1) continue;
+    throw std::invalid_argument(std::string(planner) + ": " + name + " must be at least 1, got " +
+                                std::to_string(size));
+  }
+}
+
 py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_heads,
                              int32_t num_sms) {
+  require_positive("plan_indexer_logits", {{"num_rows", num_rows},
+                                           {"num_keys", num_keys},
+                                           {"num_heads", num_heads},
+                                           {"num_sms", num_sms}});
   auto const plan = dsa_ops::indexer::plan_ragged(num_rows, num_keys, num_heads, num_sms);
   py::dict result;
   result["grid"] = plan.grid;
@@ -50,6 +69,10 @@ py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_hea
 
 py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t max_context_len,
                                    int32_t num_sms) {
+  require_positive("plan_paged_indexer_logits", {{"batch", batch},
+                                                 {"next_n", next_n},
+                                                 {"max_context_len", max_context_len},
+                                                 {"num_sms", num_sms}});
   auto const plan = dsa_ops::indexer::plan_paged(batch, next_n, max_context_len, num_sms);
   py::dict result;
   result["grid"] = plan.grid;
@@ -60,6 +83,7 @@ py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t max_co
 }
 
 py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms) {
+  require_positive("plan_topk", {{"top_k", top_k}, {"num_sms", num_sms}});
   auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, num_sms);
   bool const resident = plan.selector == dsa_ops::topk_sm90::Selector::kResident;
   py::dict result;
@@ -68,6 +92,19 @@ py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t
   result["capacity"] = plan.capacity;
   result["shared_bytes"] = plan.shared_bytes;
   result["num_blocks"] = plan.num_blocks;
+  return result;
+}
+
+py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top_k,
+                                int32_t num_sms) {
+  require_positive(
+      "plan_sparse_mla_decode",
+      {{"num_rows", num_rows}, {"num_heads", num_heads}, {"top_k", top_k}, {"num_sms", num_sms}});
+  auto const plan = dsa_ops::sparse_mla::plan_splits(num_rows, num_heads, top_k, num_sms);
+  py::dict result;
+  result["head_tiles"] = plan.head_tiles;
+  result["num_splits"] = plan.num_splits;
+  result["blocks_per_split"] = plan.blocks_per_split;
   return result;
 }
 
@@ -91,6 +128,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("next_n"), py::arg("max_context_len"), py::arg("num_sms"));
   module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
              py::arg("num_sms"));
+  module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),
+             py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("indexer_topk_workspace_bytes", &dsa_ops::indexer_topk_workspace_bytes,
              py::arg("num_rows"), py::arg("num_keys"));
   module.def("paged_indexer_topk_workspace_bytes", &dsa_ops::paged_indexer_topk_workspace_bytes,

@@ -44,4 +44,5 @@ def test_digest_sees_a_change_of_content_name_and_number(tree: Path) -> None:
 def test_digest_ignores_other_files(tree: Path) -> None:
     before = source_digest(tree)
     (tree / "README.md").write_text("text")
+    (tree / "csrc" / "README.md").write_text("text")
     assert source_digest(tree) == before

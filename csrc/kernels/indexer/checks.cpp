@@ -18,8 +18,9 @@ class Checks {
 
   void extent(char const* argument, int64_t value) {
     if (value >= 0 && value <= kMaxExtent) return;
-    fail(make_status(StatusCode::kInvalidArgument, "%s: %s must be between 0 and %lld, got %lld", op_,
-                     argument, static_cast<long long>(kMaxExtent), static_cast<long long>(value)));
+    fail(make_status(StatusCode::kInvalidArgument, "%s: %s must be between 0 and %lld, got %lld",
+                     op_, argument, static_cast<long long>(kMaxExtent),
+                     static_cast<long long>(value)));
   }
   void heads(int32_t value) {
     if (value == 8 || value == 16 || value == 32 || value == 64) return;

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "dsa_ops/sparse_mla.h"
-
 namespace dsa_ops {
 namespace sparse_mla {
 
@@ -26,11 +24,5 @@ PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_
 }
 
 }  // namespace sparse_mla
-
-size_t v0::sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads, int64_t top_k,
-                                             int32_t num_sms) noexcept {
-  auto const plan = sparse_mla::plan_splits(num_rows, num_heads, top_k, num_sms);
-  return sparse_mla::partial_bytes(plan, num_rows, num_heads).total();
-}
 
 }  // namespace dsa_ops

@@ -46,6 +46,12 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
 }  // namespace
 }  // namespace sparse_mla
 
+size_t v0::sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads, int64_t top_k,
+                                             int32_t num_sms) noexcept {
+  auto const plan = sparse_mla::plan_splits(num_rows, num_heads, top_k, num_sms);
+  return sparse_mla::partial_bytes(plan, num_rows, num_heads).total();
+}
+
 Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {
   using namespace sparse_mla;
   constexpr char kOp[] = "sparse_mla_decode";

@@ -48,8 +48,8 @@ Status check_workspace(void const* workspace, size_t bytes, size_t needed, char 
 
 Status check_selection(TopkParams const& selection, char const* op) {
   if (selection.top_k < 1 || selection.top_k > kMaxTopk) {
-    return make_status(StatusCode::kInvalidArgument, "%s: top_k must be between 1 and %d, got %d", op,
-                       kMaxTopk, selection.top_k);
+    return make_status(StatusCode::kInvalidArgument, "%s: top_k must be between 1 and %d, got %d",
+                       op, kMaxTopk, selection.top_k);
   }
   return Status{};
 }
