@@ -111,9 +111,22 @@ __device__ __forceinline__ void compute_scores(SharedStorage<Source> const& shar
 
 // Online softmax of one row pair over the blocks of this part.
 struct SoftmaxState {
+  float reference[2] = {-INFINITY,
+                        -INFINITY};           // of the probabilities: 2^(score + bias - reference)
   float maximum[2] = {-INFINITY, -INFINITY};  // of score + bias, log2 units
   float sum[2] = {0.f, 0.f};                  // this thread's columns only
 };
+
+// The reference follows the maximum only when that has grown by more than this: probabilities up to
+// 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
+inline constexpr float kReferenceSlackLog2 = 8.f;
+
+// 2^x, subnormal results as zero.
+__device__ __forceinline__ float exp2_flushed(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
 
 // Turns raw products into probabilities in place; returns the output rescale factors.
 template <class Source>
@@ -126,7 +139,7 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
     row_scale[0] = shared.query_scale[at.row];
     row_scale[1] = shared.query_scale[at.row + 8];
   }
-  float maximum[2] = {state.maximum[0], state.maximum[1]};
+  float maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
@@ -139,15 +152,17 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
   for (int half = 0; half < 2; ++half) {
     maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xFFFFFFFFu, maximum[half], 1));
     maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xFFFFFFFFu, maximum[half], 2));
-    shift[half] = maximum[half] == -INFINITY ? 0.f : maximum[half];
-    rescale[half] = exp2f(state.maximum[half] - shift[half]);
-    state.maximum[half] = maximum[half];
+    state.maximum[half] = fmaxf(state.maximum[half], maximum[half]);
+    float const before = state.reference[half];
+    if (maximum[half] > before + kReferenceSlackLog2) state.reference[half] = maximum[half];
+    shift[half] = state.reference[half] == -INFINITY ? 0.f : state.reference[half];
+    rescale[half] = exp2_flushed(before - shift[half]);
     state.sum[half] *= rescale[half];
   }
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
-    scores[i] = exp2f(scores[i] - shift[half]);
+    scores[i] = exp2_flushed(scores[i] - shift[half]);
     if constexpr (Source::kFp8Cache) {
       int const token = (i >> 2) * 8 + at.column + (i & 1);
       state.sum[half] = fmaf(scores[i], shared.token[stage].inverse[token], state.sum[half]);
@@ -274,7 +289,7 @@ __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& arg
     sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 1);
     sum += __shfl_xor_sync(0xFFFFFFFFu, sum, 2);
     bool const empty = sum == 0.f;
-    float const lse_log2 = empty ? -INFINITY : state.maximum[half] + log2f(sum);
+    float const lse_log2 = empty ? -INFINITY : state.reference[half] + log2f(sum);
     float factor = empty ? 0.f : 1.f / sum;
     int const row = at.row + half * 8;
     int const head = tile.first_head + row;
@@ -326,9 +341,9 @@ struct Consumer {
     if ((thread & 31) == 0) ptx::mbarrier_arrive(&shared.kv_empty[stage]);
   }
 
-  __device__ __forceinline__ void rescale_output(float const (&rescale)[2]) {
+  __device__ __forceinline__ void scale_output(float const (&factor)[2]) {
 #pragma unroll
-    for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] *= rescale[(i >> 1) & 1];
+    for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] *= factor[(i >> 1) & 1];
   }
 
   // Warpgroup 0: scores and probabilities of a block, published for warpgroup 1.
@@ -367,7 +382,7 @@ struct Consumer {
       } else {
         receive_probabilities(stage, block, rescale);
       }
-      rescale_output(rescale);
+      if (__any_sync(0xFFFFFFFFu, rescale[0] != 1.f || rescale[1] != 1.f)) scale_output(rescale);
       multiply_values(output, shared, stage, warpgroup, thread, at);
       release(stage);
     }
@@ -375,7 +390,7 @@ struct Consumer {
     if (warpgroup == 0) finish_rows(shared, args, tile, at, state);
     ptx::named_barrier_sync(kFactorReady, kConsumerThreads);
     float const factor[2] = {shared.output_factor[at.row], shared.output_factor[at.row + 8]};
-    rescale_output(factor);
+    scale_output(factor);
     store_output(shared, args, tile, at, warpgroup, thread, output);
   }
 };
