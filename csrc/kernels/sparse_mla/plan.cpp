@@ -7,7 +7,9 @@ namespace sparse_mla {
 
 SplitPlan plan_splits(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
   SplitPlan plan;
-  plan.head_tiles = (num_heads + 63) / 64;
+  plan.tile_heads = 8;
+  while (plan.tile_heads < 64 && plan.tile_heads < num_heads) plan.tile_heads *= 2;
+  plan.head_tiles = (num_heads + plan.tile_heads - 1) / plan.tile_heads;
   int64_t const blocks = std::max<int64_t>(1, (top_k + 63) / 64);
   int64_t const tiles = std::max<int64_t>(1, num_rows * plan.head_tiles);
   int64_t const wanted = std::clamp<int64_t>(num_sms / tiles, 1, blocks);

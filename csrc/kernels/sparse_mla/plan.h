@@ -6,7 +6,8 @@
 namespace dsa_ops::sparse_mla {
 
 struct SplitPlan {
-  int head_tiles;        // blocks of 64 heads per row
+  int tile_heads;        // heads of a thread block: 8, 16, 32 or 64
+  int head_tiles;        // of them per row
   int num_splits;        // parts of an index list, each its own thread block
   int blocks_per_split;  // of 64 tokens
 };

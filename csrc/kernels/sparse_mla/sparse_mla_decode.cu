@@ -2,6 +2,7 @@
 
 #include "dsa_ops/sparse_mla.h"
 #include "kernels/sparse_mla/combine.cuh"
+#include "kernels/sparse_mla/fp8/launch.h"
 #include "kernels/sparse_mla/kernels.h"
 #include "kernels/sparse_mla/launch.cuh"
 #include "kernels/sparse_mla/plan.h"
@@ -16,6 +17,10 @@ Status check_cache(SparseMlaDecodeParams const& params, char const* op) {
     return make_status(StatusCode::kInvalidArgument,
                        "%s: page_size must be between 1 and 2^31 - 1, got %lld", op,
                        static_cast<long long>(params.page_size));
+  }
+  if (params.cache_format != MlaCacheFormat::kFp8 && params.cache_format != MlaCacheFormat::kBf16) {
+    return make_status(StatusCode::kInvalidArgument, "%s: cache_format must be 0 or 1, got %d", op,
+                       static_cast<int>(params.cache_format));
   }
   if (params.page_stride_bytes % 16 || reinterpret_cast<uintptr_t>(params.kv_cache) % 16) {
     return make_status(StatusCode::kInvalidArgument,
@@ -94,12 +99,18 @@ Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t s
   args.partial_lse =
       reinterpret_cast<float*>(static_cast<char*>(params.workspace) + partial.output);
   args.num_heads = params.num_heads;
-  args.head_tiles = plan.head_tiles;
   args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = plan.num_splits;
   args.blocks_per_split = plan.blocks_per_split;
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
-  Status status = launch<Fp8Cache>(args, params.num_rows, kOp, stream);
+  Status status;
+  if (params.cache_format == MlaCacheFormat::kFp8) {
+    args.head_tiles = plan.head_tiles;
+    status = fp8::launch(args, params.num_rows, plan.tile_heads, kOp, stream);
+  } else {
+    args.head_tiles = (params.num_heads + kTileHeads - 1) / kTileHeads;
+    status = launch<Bf16Cache>(args, params.num_rows, kOp, stream);
+  }
   if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, kOp, stream);
   return status;
 }
@@ -107,9 +118,9 @@ Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t s
 namespace sparse_mla {
 
 std::array<KernelEntry, 2> decode_kernels() {
-  return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, FP8 paged cache",
-             kThreads, sizeof(SharedStorage<Fp8Cache>), kLaunchRegisters},
-            reinterpret_cast<void const*>(&sparse_mla_kernel<Fp8Cache>)},
+  return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, bf16 paged cache",
+             kThreads, sizeof(SharedStorage<Bf16Cache>), kLaunchRegisters},
+            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Cache>)},
            {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
             reinterpret_cast<void const*>(&combine_kernel)}}};
 }
