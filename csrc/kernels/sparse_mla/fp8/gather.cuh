@@ -8,6 +8,7 @@
 #include "kernels/sparse_mla/fp8/scores.cuh"
 #else
 #define TRACE_MARK(i)
+#define STAMP(i)
 #define TRACE_INIT
 #define TRACE_DUMP(b)
 #endif
@@ -47,6 +48,7 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     entry = list.entry(block + 1, offset);
     ptx::mbarrier_wait(&shared.token_empty[stage], parity);
     TRACE_MARK(0);
+    if (block == 0) STAMP(24);
     uint64_t* const barrier = &shared.token_full[stage];
     if (ptx::elect_one()) {
       shared.exists[stage][warp] = static_cast<uint16_t>(exists);
@@ -63,6 +65,7 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
       }
     }
     TRACE_MARK(1);
+    if (block == 0) STAMP(25);
     if (++stage == kStages) {
       stage = 0;
       parity ^= 1;

@@ -18,11 +18,14 @@ struct Tracer {
   __device__ __forceinline__ void mark(int i) { unsigned n = clock(); sum[i] += n - last; last = n; }
   __device__ void dump(int base) { if ((threadIdx.x & 127) == 0) for (int i = 0; i < 6; ++i) atomicAdd(&g_trace[base + i], (unsigned long long)sum[i]); }
 };
+__device__ __forceinline__ void stamp(int i) { if ((threadIdx.x & 127) == 0 && blockIdx.x < 160) g_stamp[blockIdx.x * 32 + i] = clock(); }
+#define STAMP(i) stamp(i)
 #define TRACE_MARK(i) tracer.mark(i)
 #define TRACE_INIT Tracer tracer
 #define TRACE_DUMP(b) tracer.dump(b)
 #else
 #define TRACE_MARK(i)
+#define STAMP(i)
 #define TRACE_INIT
 #define TRACE_DUMP(b)
 #endif
@@ -333,9 +336,11 @@ struct ScoreWarpgroup {
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
     TRACE_MARK(2);
+    STAMP(10);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
     if (raises) raise_references(scores, buffer);
     TRACE_MARK(3);
+    STAMP(11);
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     if (thread_index() == 0) shared.rescales[buffer] = raises && started;
@@ -355,13 +360,16 @@ struct ScoreWarpgroup {
     for (int block = 0; block < num_blocks; ++block) {
       ptx::mbarrier_wait(&shared.token_full[stage], parity);
       TRACE_MARK(0);
+      STAMP(8);
       Scores scores;
       TokenScales token[2];
       multiply(stage, scores, token);
       release(&shared.scores_done[block & 1]);
       TRACE_MARK(1);
+      STAMP(9);
       publish(scores, token, stage, block & 1, (block >> 1 & 1) ^ 1);
       TRACE_MARK(4);
+      STAMP(12);
       if (++stage == kStages) {
         stage = 0;
         parity ^= 1;

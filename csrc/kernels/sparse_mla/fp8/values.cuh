@@ -113,6 +113,7 @@ struct ValueWarpgroup {
   __device__ __forceinline__ void multiply(int stage, int buffer, uint32_t probability_parity) {
     ptx::mbarrier_wait(&shared.probability_full[buffer], probability_parity);
     TRACE_MARK(2);
+    STAMP(18 + 0);
     rescale(buffer);
     for (auto& tile : output) pin_registers(tile);
     uint32_t const token = ptx::shared_address(shared.token[stage]);
@@ -163,6 +164,7 @@ struct ValueWarpgroup {
       TRACE_MARK(1);
       multiply(stage, block & 1, block >> 1 & 1);
       TRACE_MARK(3);
+      STAMP(19);
       if (++stage == kStages) {
         stage = 0;
         parity ^= 1;
