@@ -22,6 +22,19 @@ __device__ __forceinline__ void init_barriers(SharedStorage<HeadTile>& shared) {
   ptx::fence_mbarrier_init();
 }
 
+// No block leaves before its peers have read its part.
+__device__ __forceinline__ void leave_cluster() {
+  ptx::cluster_arrive_relaxed();
+  ptx::cluster_wait_acquire();
+}
+
+// Takes a warpgroup that joins nothing through both barriers of the cluster.
+__device__ __forceinline__ void pass_cluster() {
+  ptx::cluster_arrive_release();
+  ptx::cluster_wait_acquire();
+  leave_cluster();
+}
+
 template <class HeadTile>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_fp8_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
@@ -39,6 +52,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
     gather_tokens(shared, args, index_list(args, tile_of_block<kHeads>(args)), thread);
+    if (args.num_splits > 1) pass_cluster();
   } else if (warpgroup == 0) {
     ptx::setmaxnreg_inc<kScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
@@ -49,6 +63,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     scores.finish(args, tile_of_block<kHeads>(args));
     ptx::named_barrier_arrive(kFactorReady, kConsumers);
     STAMP(13);
+    if (args.num_splits > 1) pass_cluster();
   } else {
     ptx::setmaxnreg_inc<kValueRegisters>();
     Tile const tile = tile_of_block<kHeads>(args);
@@ -62,7 +77,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     values.run(index_list(args, tile).num_blocks);
     ptx::named_barrier_sync(kFactorReady, kConsumers);
     STAMP(20);
-    values.store(args, tile_of_block<kHeads>(args));
+    if (args.num_splits == 1) {
+      values.store(args, tile_of_block<kHeads>(args));
+    } else {
+      values.store_part();
+      ptx::cluster_arrive_release();
+      ptx::cluster_wait_acquire();
+      join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
+      leave_cluster();
+    }
     STAMP(21);
   }
 }

@@ -13,14 +13,9 @@
 
 namespace dsa_ops::sparse_mla::fp8 {
 
-__device__ __forceinline__ float largest_magnitude(uint4 const& v) {
-  uint32_t const words[4] = {v.x, v.y, v.z, v.w};
-  float largest = 0.f;
-#pragma unroll
-  for (uint32_t word : words) {
-    largest = fmaxf(largest, fmaxf(fabsf(ptx::bf16_low_to_float(word)),
-                                   fabsf(ptx::bf16_high_to_float(word))));
-  }
+// Bit patterns of magnitudes, which are in their order, by halves of a word.
+__device__ __forceinline__ uint32_t larger_magnitudes(uint32_t largest, uint4 const& v) {
+  for (uint32_t word : {v.x, v.y, v.z, v.w}) largest = __vmaxu2(largest, word & 0x7FFF7FFFu);
   return largest;
 }
 
@@ -56,21 +51,22 @@ __device__ void load_query_tile(SharedStorage<HeadTile>& shared, KernelArgs cons
   auto const* source = reinterpret_cast<uint4 const*>(query + head * args.q_head_stride);
 
   uint4 chunks[kPerThread];
-  float largest = 0.f;
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     int const chunk = first + i * kThreadsPerHead;
     bool const exists = head < heads && (kChunks % kThreadsPerHead == 0 || chunk < kChunks);
     chunks[i] = exists ? __ldg(source + chunk) : make_uint4(0, 0, 0, 0);
   }
+  uint32_t magnitudes = 0;
 #pragma unroll
-  for (int i = 0; i < kPerThread; ++i) largest = fmaxf(largest, largest_magnitude(chunks[i]));
+  for (uint4 const& chunk : chunks) magnitudes = larger_magnitudes(magnitudes, chunk);
 #pragma unroll
   for (int distance = 1; distance < kThreadsPerHead; distance *= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(0xFFFFFFFFu, largest, distance));
+    magnitudes = __vmaxu2(magnitudes, __shfl_xor_sync(0xFFFFFFFFu, magnitudes, distance));
   }
-  int const exponent = ((__float_as_int(largest) >> 23) & 0xFF) - 127;
-  int const shift = largest == 0.f ? 0 : min(max(14 - exponent, -113), 100);
+  uint32_t const largest = max(magnitudes & 0xFFFFu, magnitudes >> 16);
+  int const exponent = static_cast<int>(largest >> 7) - 127;
+  int const shift = largest == 0 ? 0 : min(max(14 - exponent, -113), 100);
   float const factor = ptx::power_of_two(shift);
   if (first == 0) {
     shared.column[head] = make_float2(args.score_scale_log2 * ptx::power_of_two(-shift), 0.f);

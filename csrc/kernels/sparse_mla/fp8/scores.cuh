@@ -275,39 +275,68 @@ struct ScoreWarpgroup {
     }
   }
 
+  // Reduces each column over the warp's rows. A lane ends up with kColumns / 8 of them (or one):
+  // those from column (lane >> 2) * kColumns / 8 on.
+  template <int kCount = kColumns, int kDistance = 16, class Operation>
+  static __device__ __forceinline__ void reduce_columns(float (&columns)[kColumns], int lane,
+                                                        Operation operation) {
+    constexpr int kHalf = kCount > 1 ? kCount / 2 : 1;
+    bool const upper = lane & kDistance;
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      float const other = kCount > 1 ? columns[i + kHalf % kCount] : columns[i];
+      float const sent = upper ? columns[i] : other;
+      float const kept = upper ? other : columns[i];
+      columns[i] = operation(kept, __shfl_xor_sync(0xFFFFFFFFu, sent, kDistance));
+    }
+    if constexpr (kDistance > 4) reduce_columns<kHalf, kDistance / 2>(columns, lane, operation);
+  }
+
+  // Leaves the reduced columns of the warp in shared memory, by head.
+  __device__ __forceinline__ void store_warp_result(float const (&columns)[kColumns], int lane) {
+    int const first = (lane >> 2) * kColumns / 8;
+    float* const target = &shared.warp_result[warp][head_of(first >> 1, lane) + (first & 1)];
+    if constexpr (kColumns == 16) {
+      *reinterpret_cast<float2*>(target) = make_float2(columns[0], columns[1]);
+    } else {
+      *target = columns[0];
+    }
+  }
+
   // Raises the references of the heads whose maximum has outgrown them.
-  __device__ void raise_references(Scores& exponents, int buffer) {
-    int const lane = lane_index();
+  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
+    int const thread = thread_index();
+    int const lane = thread & 31;
+    float maximum[kColumns];
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
       int const i = (column >> 1) * 4 + (column & 1);
-      float maximum = fmaxf(exponents[i], exponents[i + 2]);
-#pragma unroll
-      for (int distance = 4; distance < 32; distance *= 2) {
-        maximum = fmaxf(maximum, __shfl_xor_sync(0xFFFFFFFFu, maximum, distance));
-      }
-      if (lane < 4) shared.warp_result[warp][head_of(column >> 1, lane) + (column & 1)] = maximum;
+      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
+    }
+    reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
+    store_warp_result(maximum, lane);
+    ptx::named_barrier_sync(kScoreVote, 128);
+    if (thread < HeadTile::kHeads) {
+      auto const& result = shared.warp_result;
+      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
+                                  fmaxf(result[2][thread], result[3][thread]));
+      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
+      float const step = raises ? largest : 0.f;
+      shared.step[thread] = step;
+      shared.column[thread].y -= step;
+      shared.rescale[buffer][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
     }
     ptx::named_barrier_sync(kScoreVote, 128);
 #pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      int const i = (column >> 1) * 4 + (column & 1);
-      int const head = head_of(column >> 1, lane) + (column & 1);
-      float const maximum = fmaxf(fmaxf(shared.warp_result[0][head], shared.warp_result[1][head]),
-                                  fmaxf(shared.warp_result[2][head], shared.warp_result[3][head]));
-      bool const raises = maximum > -INFINITY && (!started || maximum > kSlackLog2);
-      float const step = raises ? maximum : 0.f;
-      float const factor = started ? ptx::exp2_flushed(-step) : 1.f;
-      exponents[i] -= step;
-      exponents[i + 2] -= step;
-      float2& sums = shared.sum[column >> 1][thread_index()];
-      (column & 1 ? sums.y : sums.x) *= factor;
-      if (warp == 0 && lane < 4) {
-        shared.column[head].y -= step;
-        shared.rescale[buffer][head] = factor;
-      }
+    for (int tile = 0; tile < kTiles; ++tile) {
+      int const head = head_of(tile, lane);
+      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
+      float2 const factor = *reinterpret_cast<float2 const*>(&shared.rescale[buffer][head]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
+      float2& sums = shared.sum[tile][thread];
+      sums = make_float2(sums.x * factor.x, sums.y * factor.y);
     }
-    ptx::named_barrier_sync(kScoreVote, 128);
   }
 
   __device__ __forceinline__ void store_probabilities(int buffer,
@@ -383,34 +412,29 @@ struct ScoreWarpgroup {
     constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
+    float total_of[kColumns];
 #pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      float2 const sums = shared.sum[column >> 1][thread];
-      float total = column & 1 ? sums.y : sums.x;
-#pragma unroll
-      for (int distance = 4; distance < 32; distance *= 2) {
-        total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
-      }
-      if (lane < 4) shared.warp_result[warp][head_of(column >> 1, lane) + (column & 1)] = total;
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float2 const sums = shared.sum[tile][thread];
+      total_of[tile * 2] = sums.x;
+      total_of[tile * 2 + 1] = sums.y;
     }
+    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
+    store_warp_result(total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread >= HeadTile::kHeads) return;
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const reference = -shared.column[thread].y;
+    shared.part[thread] = make_float2(total == 0.f ? -INFINITY : reference, total);
+    if (args.num_splits > 1) return;
     bool const empty = total == 0.f;
-    float const lse_log2 = empty ? -INFINITY : log2f(total) - shared.column[thread].y;
+    float const lse = empty ? -INFINITY : (log2f(total) + reference) * kLn2;
     float factor = empty ? 0.f : 1.f / total;
     int const head = tile.first_head + thread;
     if (thread < tile.heads) {
-      if (args.num_splits > 1) {
-        int64_t const part = tile.row * args.num_splits + tile.split;
-        args.partial_lse[part * args.num_heads + head] = lse_log2;
-      } else {
-        if (args.attn_sink && !empty) {
-          factor /= 1.f + expf(args.attn_sink[head] - lse_log2 * kLn2);
-        }
-        args.lse[tile.row * args.num_heads + head] = lse_log2 * kLn2;
-      }
+      if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
+      args.lse[tile.row * args.num_heads + head] = lse;
     }
     shared.output_factor[thread] = factor;
   }

@@ -39,13 +39,13 @@ struct Tile {
 // that the loop needs.
 template <int kHeads>
 __device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
-  uint32_t block;
+  uint32_t block, split;
   asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
-  uint32_t const tile = block / args.num_splits;
-  uint32_t const row = tile / args.head_tiles;
-  int const first_head = (tile - row * args.head_tiles) * kHeads;
-  return {row, first_head, min(kHeads, args.num_heads - first_head),
-          static_cast<int>(block - tile * args.num_splits)};
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
+  // Most launches have one tile of heads: spare them the division.
+  uint32_t const row = args.head_tiles == 1 ? block : block / args.head_tiles;
+  int const first_head = (block - row * args.head_tiles) * kHeads;
+  return {row, first_head, min(kHeads, args.num_heads - first_head), static_cast<int>(split)};
 }
 
 __device__ __forceinline__ IndexList index_list(KernelArgs const& args, Tile const& tile) {

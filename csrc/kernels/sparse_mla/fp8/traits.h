@@ -13,6 +13,7 @@ inline constexpr int kTokenPitch = 672;
 inline constexpr int kBlockTokens = 64;  // of one stage
 inline constexpr int kQueryPanels = 9;      // of 64 dims; the last is the RoPE part
 inline constexpr int kScaleGroups = 4;      // of 128 latent dims
+inline constexpr int kMaxSplits = 16;       // blocks of a cluster
 
 // 4 * (kScoreRegisters + 2 * kValueRegisters + kGatherRegisters) warps' registers are what a launch
 // of 512 threads allocates: 512 times 128.
@@ -66,6 +67,7 @@ struct alignas(1024) SharedStorage {
   static constexpr int kHeads = HeadTile::kHeads;
   static constexpr int kStages = HeadTile::kStages;
 
+  // Later the output of a split, [head][512] floats: see cluster.cuh.
   uint8_t query[kQueryPanels][HeadTile::kPanelBytes];
   uint8_t probability[2][HeadTile::kPanelBytes];  // by head, 64 tokens each
   alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];
@@ -75,9 +77,17 @@ struct alignas(1024) SharedStorage {
   // its probabilities.
   alignas(16) float2 column[kHeads];
   alignas(16) float warp_result[4][kHeads];  // of one warp's tokens
-  // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers for
-  // them.
-  float2 sum[kHeads / 8][128];
+  alignas(16) float step[kHeads];            // what a reference is raised by
+  union {
+    // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers
+    // for them.
+    float2 sum[kHeads / 8][128];
+    struct {
+      float2 part[kHeads];  // reference and sum of this split
+      // Those of every split, of the heads that this one joins.
+      float2 peer[kHeads < kMaxSplits ? kMaxSplits : kHeads];
+    };
+  };
   alignas(16) float rescale[2][kHeads];
   alignas(16) float output_factor[kHeads];
   uint32_t rescales[2];  // whether any of `rescale` differs from 1
@@ -95,6 +105,7 @@ enum NamedBarrier : int {
   kQueryReady = 1,   // warpgroups 0, 1, 2; once
   kFactorReady = 2,  // warpgroups 0, 1, 2; once
   kScoreVote = 3,       // warpgroup 0
+  kPeersRead = 4,       // warpgroups 1, 2; once
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

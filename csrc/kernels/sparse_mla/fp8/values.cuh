@@ -4,6 +4,7 @@
 // every token it takes, and words of two tokens' bytes, interleaved, are its fragments.
 #pragma once
 #include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/cluster.cuh"
 #include "kernels/sparse_mla/fp8/scores.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 
@@ -90,10 +91,7 @@ struct ValueWarpgroup {
 
   __device__ __forceinline__ void rescale(int buffer) {
     if (!shared.rescales[buffer]) return;
-    scale_output(shared.rescale[buffer]);
-  }
-
-  __device__ __forceinline__ void scale_output(float const (&factors)[HeadTile::kHeads]) {
+    auto const& factors = shared.rescale[buffer];
 #pragma unroll
     for (int tile = 0; tile < HeadTile::kHeads / 8; ++tile) {
       float2 const factor = *reinterpret_cast<float2 const*>(&factors[tile * 8 + quad_lane() * 2]);
@@ -173,31 +171,44 @@ struct ValueWarpgroup {
     TRACE_DUMP(8);
   }
 
-  // A lane's four dims of a head are neighbours: 8 bytes of bf16, or 16 of a part in fp32.
-  __device__ void store(KernelArgs const& args, Tile const& tile) {
-    scale_output(shared.output_factor);
-    int64_t const part = tile.row * args.num_splits + tile.split;
+  // Normalised, in bf16. A lane's four dims of a head are neighbours, 8 bytes.
+  __device__ __forceinline__ void store(KernelArgs const& args, Tile const& tile) {
+    int const first_head = quad_lane() * 2;
+    uint16_t* target = args.out + tile.row * args.out_row_stride +
+                       (tile.first_head + first_head) * args.out_head_stride + first_dim();
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
-      int const head = (column >> 1) * 8 + quad_lane() * 2 + (column & 1);
-      if (head >= tile.heads) continue;
+      int const head = first_head + (column >> 1) * 8 + (column & 1);
+      int const i = (column >> 1) * 4 + (column & 1);
+      if (head < tile.heads) {
+        float const factor = shared.output_factor[head];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          auto const& first = output[2 * half];
+          auto const& second = output[2 * half + 1];
+          *reinterpret_cast<uint2*>(target + half * 128) =
+              make_uint2(ptx::pack_bf16(first[i] * factor, first[i + 2] * factor),
+                         ptx::pack_bf16(second[i] * factor, second[i + 2] * factor));
+        }
+      }
+      target += (column & 1 ? 7 : 1) * args.out_head_stride;
+    }
+  }
+
+  // As it is, into shared memory, for the thread blocks of the other splits.
+  __device__ __forceinline__ void store_part() {
+    uint32_t const base = ptx::shared_address(shared.query);
+    uint32_t const quarter = first_dim() >> 2;
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const head = quad_lane() * 2 + (column >> 1) * 8 + (column & 1);
       int const i = (column >> 1) * 4 + (column & 1);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float const(&first)[2 * kColumns] = output[2 * half];
-        float const(&second)[2 * kColumns] = output[2 * half + 1];
-        int const dim = first_dim() + half * 128;
-        if (args.num_splits > 1) {
-          float* const target =
-              args.partial_out + (part * args.num_heads + tile.first_head + head) * 512 + dim;
-          *reinterpret_cast<float4*>(target) =
-              make_float4(first[i], first[i + 2], second[i], second[i + 2]);
-        } else {
-          uint16_t* const target = args.out + tile.row * args.out_row_stride +
-                                   (tile.first_head + head) * args.out_head_stride + dim;
-          *reinterpret_cast<uint2*>(target) = make_uint2(ptx::pack_bf16(first[i], first[i + 2]),
-                                                         ptx::pack_bf16(second[i], second[i + 2]));
-        }
+        auto const& first = output[2 * half];
+        auto const& second = output[2 * half + 1];
+        ptx::store_shared_16(base + part_offset(head, quarter + half * 32),
+                             make_float4(first[i], first[i + 2], second[i], second[i + 2]));
       }
     }
   }
