@@ -82,8 +82,7 @@ inline PagedCache check_mla_cache(Checker const& check, Tensor const& cache, cha
 // An MLA cache, or bf16 with 576 values a token.
 inline PagedCache check_attention_cache(Checker const& check, Tensor const& cache,
                                         char const* argument) {
-  check.dtype(cache, argument,
-              {ScalarType::Byte, ScalarType::Float8_e4m3fn, ScalarType::BFloat16});
+  check.dtype(cache, argument, {ScalarType::Byte, ScalarType::Float8_e4m3fn, ScalarType::BFloat16});
   bool const is_bf16 = cache.scalar_type() == ScalarType::BFloat16;
   return check_cache_tokens(check, cache, argument, is_bf16 ? kMlaHeadDim : kMlaTokenBytes);
 }

@@ -131,8 +131,8 @@ void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& in
   params.page_stride_bytes = cache.page_stride_bytes;
   params.num_pages = cache.num_pages;
   params.page_size = cache.page_size;
-  params.cache_format = kv_cache.scalar_type() == ScalarType::BFloat16 ? MlaCacheFormat::kBf16
-                                                                       : MlaCacheFormat::kFp8;
+  params.cache_format =
+      kv_cache.scalar_type() == ScalarType::BFloat16 ? MlaCacheFormat::kBf16 : MlaCacheFormat::kFp8;
   params.indices = data<int32_t>(indices);
   params.indices_row_stride = aligned_stride(indices, 0);
   params.topk_lens = data<int32_t>(topk_lens);

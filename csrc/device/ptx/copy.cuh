@@ -45,8 +45,8 @@ __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uin
 __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
                                           uint64_t* barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(shared_dst)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared_dst)),
       "l"(src), "r"(bytes), "r"(shared_address(barrier))
       : "memory");
 }

@@ -59,8 +59,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   float factor = empty ? 0.f : 1.f / sum;
   if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
   uint16_t* const out = args.out + row * args.out_row_stride + head * args.out_head_stride;
-  reinterpret_cast<uint2*>(out)[threadIdx.x] = make_uint2(
-      ptx::pack_bf16(total.x * factor, total.y * factor), ptx::pack_bf16(total.z * factor, total.w * factor));
+  reinterpret_cast<uint2*>(out)[threadIdx.x] =
+      make_uint2(ptx::pack_bf16(total.x * factor, total.y * factor),
+                 ptx::pack_bf16(total.z * factor, total.w * factor));
   if (threadIdx.x == 0) args.lse[row * args.num_heads + head] = lse;
 }
 

@@ -24,8 +24,8 @@ __device__ void load_queries(SharedStorage<Source>& shared, KernelArgs const& ar
   uint32_t const panels = ptx::shared_address(shared.query);
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
-    store_shared_16(
-        panels + (i >> 1) * kPanelBytes + swizzled_chunk(row, (i & 1) * 4 + quarter), chunks[i]);
+    store_shared_16(panels + (i >> 1) * kPanelBytes + swizzled_chunk(row, (i & 1) * 4 + quarter),
+                    chunks[i]);
   }
 }
 

@@ -21,10 +21,12 @@ template <class HeadTile>
 __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                                            Tile const& tile, int thread) {
   constexpr float kLn2 = 0.6931471805599453f;
-  int const count = HeadTile::kHeads * 128 / args.num_splits;  // quarters of this block's share
-  int const first = tile.split * count;
-  int const heads = max(count >> 7, 1);
+  constexpr int kQuarters = HeadTile::kHeads * 128;
+  int const share = (kQuarters + args.num_splits - 1) / args.num_splits;
+  int const first = min(tile.split * share, kQuarters);
+  int const last = min(first + share, kQuarters);
   int const first_head = first >> 7;
+  int const heads = ((last + 127) >> 7) - first_head;
   uint32_t const parts = ptx::shared_address(shared.part);
   for (int i = thread; i < args.num_splits * heads; i += 256) {
     int const split = i / heads, head = i % heads;
@@ -34,7 +36,7 @@ __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, Kern
   }
   ptx::named_barrier_sync(kPeersRead, 256);
   uint32_t const outputs = ptx::shared_address(shared.query);
-  for (int i = first + thread; i < first + count; i += 256) {
+  for (int i = first + thread; i < last; i += 256) {
     int const head = i >> 7, quarter = i & 127, local = head - first_head;
     if (head >= tile.heads) break;
     float reference = -INFINITY;
@@ -63,9 +65,8 @@ __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, Kern
     if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[global_head] - lse);
     uint16_t* const target = args.out + tile.row * args.out_row_stride +
                              global_head * args.out_head_stride + quarter * 4;
-    *reinterpret_cast<uint2*>(target) =
-        make_uint2(ptx::pack_bf16(sum.x * factor, sum.y * factor),
-                   ptx::pack_bf16(sum.z * factor, sum.w * factor));
+    *reinterpret_cast<uint2*>(target) = make_uint2(ptx::pack_bf16(sum.x * factor, sum.y * factor),
+                                                   ptx::pack_bf16(sum.z * factor, sum.w * factor));
     if (quarter == 0) args.lse[tile.row * args.num_heads + global_head] = lse;
   }
 }

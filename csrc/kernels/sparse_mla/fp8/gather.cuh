@@ -4,14 +4,6 @@
 #include "device/ptx/copy.cuh"
 #include "device/ptx/warp.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
-#ifdef MLA_TRACE
-#include "kernels/sparse_mla/fp8/scores.cuh"
-#else
-#define TRACE_MARK(i)
-#define STAMP(i)
-#define TRACE_INIT
-#define TRACE_DUMP(b)
-#endif
 
 namespace dsa_ops::sparse_mla::fp8 {
 
@@ -39,7 +31,6 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int32_t entry = list.entry(0, offset);
   int stage = 0;
   uint32_t parity = 1;
-  TRACE_INIT;
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
     uint8_t const* source = token_address(args, list, entry);
@@ -47,8 +38,6 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     if (source == nullptr) source = reinterpret_cast<uint8_t const*>(zero_token);
     entry = list.entry(block + 1, offset);
     ptx::mbarrier_wait(&shared.token_empty[stage], parity);
-    TRACE_MARK(0);
-    if (block == 0) STAMP(24);
     uint64_t* const barrier = &shared.token_full[stage];
     if (ptx::elect_one()) {
       shared.exists[stage][warp] = static_cast<uint16_t>(exists);
@@ -64,14 +53,11 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
                        barrier);
       }
     }
-    TRACE_MARK(1);
-    if (block == 0) STAMP(25);
     if (++stage == kStages) {
       stage = 0;
       parity ^= 1;
     }
   }
-  TRACE_DUMP(16);
 }
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -41,14 +41,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage<HeadTile>*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
-  STAMP(0);
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   constexpr int kHeads = HeadTile::kHeads;
   constexpr int kConsumers = kThreads - 128;
   if (threadIdx.x == 0) init_barriers(shared);
   __syncthreads();
-  STAMP(1);
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
     gather_tokens(shared, args, index_list(args, tile_of_block<kHeads>(args)), thread);
@@ -56,13 +54,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (warpgroup == 0) {
     ptx::setmaxnreg_inc<kScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
-    STAMP(7);
     Tile const tile = tile_of_block<kHeads>(args);
     ScoreWarpgroup<HeadTile> scores(shared, thread);
     scores.run(index_list(args, tile).num_blocks);
     scores.finish(args, tile_of_block<kHeads>(args));
     ptx::named_barrier_arrive(kFactorReady, kConsumers);
-    STAMP(13);
     if (args.num_splits > 1) pass_cluster();
   } else {
     ptx::setmaxnreg_inc<kValueRegisters>();
@@ -72,11 +68,9 @@ __global__ void __launch_bounds__(kThreads, 1)
                     tile.heads, static_cast<int>(threadIdx.x) - 128);
     ptx::fence_proxy_async();
     ptx::named_barrier_arrive(kQueryReady, kConsumers);
-    STAMP(16);
     ValueWarpgroup<HeadTile> values(shared, thread);
     values.run(index_list(args, tile).num_blocks);
     ptx::named_barrier_sync(kFactorReady, kConsumers);
-    STAMP(20);
     if (args.num_splits == 1) {
       values.store(args, tile_of_block<kHeads>(args));
     } else {
@@ -86,7 +80,6 @@ __global__ void __launch_bounds__(kThreads, 1)
       join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
       leave_cluster();
     }
-    STAMP(21);
   }
 }
 

@@ -1,6 +1,5 @@
-#include "kernels/sparse_mla/fp8/launch.h"
-
 #include "kernels/sparse_mla/fp8/kernel.cuh"
+#include "kernels/sparse_mla/fp8/launch.h"
 
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {

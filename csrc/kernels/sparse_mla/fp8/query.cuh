@@ -74,7 +74,8 @@ __device__ void load_query_tile(SharedStorage<HeadTile>& shared, KernelArgs cons
 #pragma unroll
   for (int i = 0; i < kPerThread; ++i) {
     int const chunk = first + i * kThreadsPerHead;
-    uint32_t const panel = ptx::shared_address(shared.query[0]) + (chunk >> 3) * HeadTile::kPanelBytes;
+    uint32_t const panel =
+        ptx::shared_address(shared.query[0]) + (chunk >> 3) * HeadTile::kPanelBytes;
     if (chunk < kChunks - 8) {
       store_query_chunk<false>(panel, head, chunk & 7, chunks[i], factor);
     } else if (kChunks % kThreadsPerHead == 0 || chunk < kChunks) {

@@ -7,28 +7,8 @@
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
-#include "kernels/sparse_mla/fp8/traits.h"
 #include "kernels/sparse_mla/fp8/tile.cuh"
-
-#ifdef MLA_TRACE
-
-struct Tracer {
-  unsigned last, sum[6];
-  __device__ Tracer() : last(clock()), sum{} {}
-  __device__ __forceinline__ void mark(int i) { unsigned n = clock(); sum[i] += n - last; last = n; }
-  __device__ void dump(int base) { if ((threadIdx.x & 127) == 0) for (int i = 0; i < 6; ++i) atomicAdd(&g_trace[base + i], (unsigned long long)sum[i]); }
-};
-__device__ __forceinline__ void stamp(int i) { if ((threadIdx.x & 127) == 0 && blockIdx.x < 160) g_stamp[blockIdx.x * 32 + i] = clock(); }
-#define STAMP(i) stamp(i)
-#define TRACE_MARK(i) tracer.mark(i)
-#define TRACE_INIT Tracer tracer
-#define TRACE_DUMP(b) tracer.dump(b)
-#else
-#define TRACE_MARK(i)
-#define STAMP(i)
-#define TRACE_INIT
-#define TRACE_DUMP(b)
-#endif
+#include "kernels/sparse_mla/fp8/traits.h"
 
 namespace dsa_ops::sparse_mla::fp8 {
 
@@ -105,9 +85,6 @@ struct ScoreWarpgroup {
 
   SharedStorage<HeadTile>& shared;
   int const warp;
-#ifdef MLA_TRACE
-  Tracer tracer;
-#endif
   bool started = false;  // a token has been seen
 
   __device__ ScoreWarpgroup(SharedStorage<HeadTile>& storage, int thread)
@@ -162,7 +139,8 @@ struct ScoreWarpgroup {
     constexpr uint64_t kPanelStep = HeadTile::kPanelBytes >> 4;
     int const lane = lane_index();
     int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
-    uint32_t const base = ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
+    uint32_t const base =
+        ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
     uint32_t const own = base + (lane & 3) * 16;
     constexpr uint32_t kLower = 8 * kTokenPitch;
     uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
@@ -351,8 +329,8 @@ struct ScoreWarpgroup {
       for (int tile = 0; tile < kTiles; tile += 2) {
         int const head = (tile + (lane >> 4)) * 8 + (lane & 7);
         ptx::store_matrices_transposed(panel + swizzled_chunk(head, chunk), packed[tile * 2],
-                                  packed[tile * 2 + 1], packed[tile * 2 + 2],
-                                  packed[tile * 2 + 3]);
+                                       packed[tile * 2 + 1], packed[tile * 2 + 2],
+                                       packed[tile * 2 + 3]);
       }
     }
   }
@@ -364,12 +342,8 @@ struct ScoreWarpgroup {
 #pragma unroll
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
-    TRACE_MARK(2);
-    STAMP(10);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
     if (raises) raise_references(scores, buffer);
-    TRACE_MARK(3);
-    STAMP(11);
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     if (thread_index() == 0) shared.rescales[buffer] = raises && started;
@@ -388,23 +362,16 @@ struct ScoreWarpgroup {
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
       ptx::mbarrier_wait(&shared.token_full[stage], parity);
-      TRACE_MARK(0);
-      STAMP(8);
       Scores scores;
       TokenScales token[2];
       multiply(stage, scores, token);
       release(&shared.scores_done[block & 1]);
-      TRACE_MARK(1);
-      STAMP(9);
       publish(scores, token, stage, block & 1, (block >> 1 & 1) ^ 1);
-      TRACE_MARK(4);
-      STAMP(12);
       if (++stage == kStages) {
         stage = 0;
         parity ^= 1;
       }
     }
-    TRACE_DUMP(0);
   }
 
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.

@@ -11,9 +11,9 @@ inline constexpr int kRopeOffset = 528;
 // token_of_row, neither kind of fragment load meets a bank conflict.
 inline constexpr int kTokenPitch = 672;
 inline constexpr int kBlockTokens = 64;  // of one stage
-inline constexpr int kQueryPanels = 9;      // of 64 dims; the last is the RoPE part
-inline constexpr int kScaleGroups = 4;      // of 128 latent dims
-inline constexpr int kMaxSplits = 16;       // blocks of a cluster
+inline constexpr int kQueryPanels = 9;   // of 64 dims; the last is the RoPE part
+inline constexpr int kScaleGroups = 4;   // of 128 latent dims
+inline constexpr int kMaxSplits = 16;    // blocks of a cluster
 
 // 4 * (kScoreRegisters + 2 * kValueRegisters + kGatherRegisters) warps' registers are what a launch
 // of 512 threads allocates: 512 times 128.
@@ -85,7 +85,7 @@ struct alignas(1024) SharedStorage {
     struct {
       float2 part[kHeads];  // reference and sum of this split
       // Those of every split, of the heads that this one joins.
-      float2 peer[kHeads < kMaxSplits ? kMaxSplits : kHeads];
+      float2 peer[kHeads + 2 * kMaxSplits];
     };
   };
   alignas(16) float rescale[2][kHeads];
@@ -104,8 +104,8 @@ struct alignas(1024) SharedStorage {
 enum NamedBarrier : int {
   kQueryReady = 1,   // warpgroups 0, 1, 2; once
   kFactorReady = 2,  // warpgroups 0, 1, 2; once
-  kScoreVote = 3,       // warpgroup 0
-  kPeersRead = 4,       // warpgroups 1, 2; once
+  kScoreVote = 3,    // warpgroup 0
+  kPeersRead = 4,    // warpgroups 1, 2; once
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -19,9 +19,6 @@ struct ValueWarpgroup {
   SharedStorage<HeadTile>& shared;
   uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
   uint32_t const scales;     // offset of its value scales
-#ifdef MLA_TRACE
-  Tracer tracer;
-#endif
   float output[4][2 * kColumns];
 
   __device__ ValueWarpgroup(SharedStorage<HeadTile>& storage, int thread)
@@ -110,8 +107,6 @@ struct ValueWarpgroup {
 
   __device__ __forceinline__ void multiply(int stage, int buffer, uint32_t probability_parity) {
     ptx::mbarrier_wait(&shared.probability_full[buffer], probability_parity);
-    TRACE_MARK(2);
-    STAMP(18 + 0);
     rescale(buffer);
     for (auto& tile : output) pin_registers(tile);
     uint32_t const token = ptx::shared_address(shared.token[stage]);
@@ -150,25 +145,18 @@ struct ValueWarpgroup {
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
       ptx::mbarrier_wait(&shared.token_full[stage], parity);
-      TRACE_MARK(0);
       ptx::mbarrier_wait(&shared.value_scale_full[stage], parity);
-#ifndef NOGATE
       // The products run while warpgroup 0 turns the next block's scores into probabilities, and
       // leave the tensor cores to it while it multiplies: its chain is the longest.
       if (block + 1 < num_blocks) {
         ptx::mbarrier_wait(&shared.scores_done[(block + 1) & 1], (block + 1) >> 1 & 1);
       }
-#endif
-      TRACE_MARK(1);
       multiply(stage, block & 1, block >> 1 & 1);
-      TRACE_MARK(3);
-      STAMP(19);
       if (++stage == kStages) {
         stage = 0;
         parity ^= 1;
       }
     }
-    TRACE_DUMP(8);
   }
 
   // Normalised, in bf16. A lane's four dims of a head are neighbours, 8 bytes.
