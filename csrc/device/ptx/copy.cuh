@@ -51,15 +51,6 @@ __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uin
       : "memory");
 }
 
-__device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
-                                          uint64_t* barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(shared_dst)),
-      "l"(src), "r"(bytes), "r"(shared_address(barrier))
-      : "memory");
-}
-
 __device__ __forceinline__ void tma_load_2d(void* shared_dst, CUtensorMap const* map,
                                             uint64_t* barrier, int32_t x, int32_t y) {
   asm volatile(

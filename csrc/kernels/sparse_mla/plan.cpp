@@ -13,23 +13,55 @@ int64_t blocks_of(int64_t top_k) { return std::max<int64_t>(1, ceil_div(top_k, 6
 
 }  // namespace
 
+namespace {
+
+struct Fp8Shape {
+  int tile_heads;
+  int block_clocks;  // of 64 tokens
+  int fixed_clocks;  // query and output
+};
+// Measured on an H100 (2026-11-22), as are the clocks below.
+constexpr Fp8Shape kFp8Shapes[] = {
+    {8, 2000, 500}, {16, 2200, 1000}, {32, 2900, 2000}, {64, 4000, 4000}};
+constexpr int kFp8Splits[] = {1, 2, 3, 4, 8, 16};
+constexpr int kJoinClocks = 2500;  // of a cluster, and
+constexpr int kJoinBytesPerClock = 14;
+
+// Blocks or clusters that run at a time. Multiprocessors come in groups that a cluster cannot
+// straddle: from three blocks on some are left over.
+int64_t fp8_capacity(int num_splits, int32_t num_sms) {
+  int64_t const usable = num_splits <= 2 ? num_sms : int64_t{num_sms} * 7 / 8;
+  return std::max<int64_t>(1, usable / num_splits);
+}
+
+int64_t fp8_clocks(Fp8Shape const& shape, int num_splits, int64_t row_tiles, int64_t blocks,
+                   int32_t num_sms) {
+  int64_t const waves = ceil_div(row_tiles, fp8_capacity(num_splits, num_sms));
+  int64_t const bytes = int64_t{shape.tile_heads} * 512 * 4 * (num_splits - 1) / num_splits;
+  int64_t const join = num_splits > 1 ? kJoinClocks + bytes / kJoinBytesPerClock : 0;
+  return waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks + join);
+}
+
+}  // namespace
+
 SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
-  constexpr int kMaxSplits = 16;
   int64_t const blocks = blocks_of(top_k);
-  SplitPlan plan;
-  plan.tile_heads = 8;
-  while (plan.tile_heads < 64 && plan.tile_heads < num_heads) plan.tile_heads *= 2;
-  auto const fits = [&](int tile_heads, int num_splits) {
-    return num_rows * ceil_div(num_heads, tile_heads) * num_splits <= num_sms;
-  };
-  plan.num_splits = 1;
-  while (plan.num_splits < kMaxSplits && 2 * plan.num_splits <= blocks &&
-         fits(plan.tile_heads, 2 * plan.num_splits)) {
-    plan.num_splits *= 2;
+  SplitPlan best = {};
+  int64_t best_clocks = INT64_MAX;
+  for (Fp8Shape const& shape : kFp8Shapes) {
+    int64_t const head_tiles = ceil_div(num_heads, shape.tile_heads);
+    for (int num_splits : kFp8Splits) {
+      bool const fits = num_rows * head_tiles <= fp8_capacity(num_splits, num_sms);
+      if (num_splits > 1 && (num_splits > blocks || !fits)) break;
+      int64_t const clocks = fp8_clocks(shape, num_splits, num_rows * head_tiles, blocks, num_sms);
+      if (clocks >= best_clocks) continue;
+      best_clocks = clocks;
+      best = {shape.tile_heads, static_cast<int>(head_tiles), num_splits,
+              static_cast<int>(ceil_div(blocks, num_splits))};
+    }
+    if (shape.tile_heads >= num_heads) break;
   }
-  plan.head_tiles = static_cast<int>(ceil_div(num_heads, plan.tile_heads));
-  plan.blocks_per_split = static_cast<int>(ceil_div(blocks, plan.num_splits));
-  return plan;
+  return best;
 }
 
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {

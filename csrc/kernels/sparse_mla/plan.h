@@ -12,8 +12,9 @@ struct SplitPlan {
   int blocks_per_split;  // of 64 tokens
 };
 
-// FP8 cache: tiles of 8, 16, 32 or 64 heads, 1, 2, 4, 8 or 16 splits, which form a cluster and join
-// their parts themselves. As many as fill the device at most once.
+// FP8 cache: tiles of 8, 16, 32 or 64 heads; 1, 2, 3, 4, 8 or 16 splits, which form a cluster and
+// join their parts themselves. Of what fits the device at once, or is not split, the pair that
+// should take the least time.
 SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 
 // bf16 cache: tiles of 64 heads. No split once rows * head_tiles fills the device; below that as
