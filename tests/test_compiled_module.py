@@ -47,11 +47,13 @@ def test_indexer_plan_covers_the_logits(num_rows: int, num_keys: int, num_heads:
 
 @pytest.mark.parametrize("batch", [1, 33, 512])
 @pytest.mark.parametrize("next_n", range(1, 9))
-def test_paged_plan_covers_all_rows(batch: int, next_n: int) -> None:
-    plan = compiled_module().plan_paged_indexer_logits(batch, next_n, 8192, SMS)
+@pytest.mark.parametrize("num_heads", [8, 64])
+def test_paged_plan_covers_all_rows(batch: int, next_n: int, num_heads: int) -> None:
+    plan = compiled_module().plan_paged_indexer_logits(batch, next_n, num_heads, 8192, SMS)
     assert plan["tiles_per_request"] == ceil_div(next_n, plan["tile_rows"])
     assert plan["row_tiles"] == batch * plan["tiles_per_request"]
-    assert 1 <= plan["grid"] <= SMS
+    # Up to four blocks on a multiprocessor, and none without a page.
+    assert 1 <= plan["grid"] <= min(4 * SMS, plan["row_tiles"] * 128)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 64, 4096, 100_000])
@@ -83,7 +85,7 @@ def test_decode_plan_fills_the_device_once(num_rows: int, num_heads: int, top_k:
     ("planner", "sizes"),
     [
         ("plan_indexer_logits", (0, 1, 64, SMS)),
-        ("plan_paged_indexer_logits", (1, 0, 64, SMS)),
+        ("plan_paged_indexer_logits", (1, 0, 64, 64, SMS)),
         ("plan_topk", (1, 1, 0, SMS)),
         ("plan_sparse_mla_decode", (1, 1, 64, 0)),
     ],

@@ -67,13 +67,15 @@ py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_hea
   return result;
 }
 
-py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t max_context_len,
-                                   int32_t num_sms) {
+py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_heads,
+                                   int32_t max_context_len, int32_t num_sms) {
   require_positive("plan_paged_indexer_logits", {{"batch", batch},
                                                  {"next_n", next_n},
+                                                 {"num_heads", num_heads},
                                                  {"max_context_len", max_context_len},
                                                  {"num_sms", num_sms}});
-  auto const plan = dsa_ops::indexer::plan_paged(batch, next_n, max_context_len, num_sms);
+  auto const plan =
+      dsa_ops::indexer::plan_paged(batch, next_n, num_heads, max_context_len, num_sms, false);
   py::dict result;
   result["grid"] = plan.grid;
   result["tile_rows"] = plan.tile_rows;
@@ -126,7 +128,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("plan_indexer_logits", &plan_indexer_logits, py::arg("num_rows"), py::arg("num_keys"),
              py::arg("num_heads"), py::arg("num_sms"));
   module.def("plan_paged_indexer_logits", &plan_paged_indexer_logits, py::arg("batch"),
-             py::arg("next_n"), py::arg("max_context_len"), py::arg("num_sms"));
+             py::arg("next_n"), py::arg("num_heads"), py::arg("max_context_len"),
+             py::arg("num_sms"));
   module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
              py::arg("num_sms"));
   module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),

@@ -125,9 +125,11 @@ Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stre
   status = current_device(&device, kOp);
   if (!status.ok()) return status;
 
-  indexer::PagedPlan const plan =
-      indexer::plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n),
-                          static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms));
+  // A limit holds only where a multiprocessor has one block at a time.
+  bool const alone = p.num_sms != 0;
+  indexer::PagedPlan const plan = indexer::plan_paged(
+      static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n), p.num_heads,
+      static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms), alone);
   indexer::PagedArgs args{};
   status = encode_maps(p, plan.tile_rows, &args, kOp);
   if (!status.ok()) return status;
@@ -145,7 +147,8 @@ Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stre
   args.tiles_per_request = plan.tiles_per_request;
   args.row_tiles = plan.row_tiles;
   args.max_context_len = static_cast<int32_t>(p.max_context_len);
-  return indexer::launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl}, stream);
+  return indexer::launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl, alone},
+                               stream);
 }
 
 }  // namespace v0
