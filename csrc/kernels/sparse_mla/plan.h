@@ -22,4 +22,18 @@ struct PartialBytes {
 };
 PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_heads);
 
+// Whether rows of few heads are packed, to attend together over the union of their index lists.
+struct PackPlan {
+  int rows;                // of a pack; 1: no row is packed
+  int64_t capacity;        // entries of a union
+  int64_t rows_per_chunk;  // of a launch, so that its unions fit the scratch
+  size_t header_bytes;     // a multiple of 256
+  size_t entry_bytes;
+  size_t total() const { return header_bytes + entry_bytes; }
+};
+PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
+
+// The largest part of the rows' entries that a union may have for its rows to be packed.
+float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms);
+
 }  // namespace dsa_ops::sparse_mla
