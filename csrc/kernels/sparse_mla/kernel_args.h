@@ -2,8 +2,6 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/sparse_mla/union.h"
-
 namespace dsa_ops::sparse_mla {
 
 struct KernelArgs {
@@ -29,12 +27,6 @@ struct KernelArgs {
   int32_t num_splits;
   int32_t blocks_per_split;
   float score_scale_log2;  // sm_scale * log2(e)
-  // Packs (bf16 rows only): the tile of a pack holds all heads of `pack_rows` rows.
-  int64_t num_rows;
-  int32_t pack_rows;  // 1: no row is packed
-  int32_t union_capacity;
-  UnionHeader const* unions;      // [packs]
-  uint32_t const* union_entries;  // [packs, union_capacity]
 };
 
 struct CombineArgs {

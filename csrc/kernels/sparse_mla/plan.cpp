@@ -25,38 +25,38 @@ PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_
 
 namespace {
 
-constexpr int kMaxPackRows = 8;                  // a byte of members an entry
-constexpr float kMaxShare = 15.f / 16.f;         // the rest pays for the union and the packed tiles
-constexpr int64_t kUnionScratchBytes = 64 << 20;  // 8,000 rows of 2,048 entries
+constexpr float kMaxShare = 15.f / 16.f;          // the rest pays for building the unions
+constexpr int64_t kUnionScratchBytes = 80 << 20;  // 8,192 rows of 2,048 entries
 
 int64_t divide_up(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
 
 }  // namespace
 
 float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms) {
-  // A pack's tile is as long as its union: with few rows it counts how many tiles follow each other
-  // on a multiprocessor.
   int64_t const waves = divide_up(num_rows, num_sms);
   int64_t const pack_waves = divide_up(divide_up(num_rows, pack_rows), num_sms);
   return kMaxShare * std::min(1.f, static_cast<float>(waves) / (pack_waves * pack_rows));
 }
 
 PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
-  // A thread's pair of tile rows belongs to one row, see TileRow.
-  int const rows = std::min(kMaxPackRows, 32 / std::max(1, (num_heads + 1) / 2));
-  PackPlan const none = {1, 0, num_rows, 0, 0};
-  if (rows < 2 || num_rows < 2 || top_k < 1) return none;
-  // A union is at least as long as the average list.
-  if (max_union_share(num_rows, rows, num_sms) * rows <= 1.f) return none;
-  PackPlan plan = none;
-  plan.rows = rows;
-  plan.capacity = static_cast<int64_t>(kMaxShare * rows * top_k);
-  int64_t const bytes = plan.capacity * static_cast<int64_t>(sizeof(uint32_t));
-  int64_t const packs = std::min(divide_up(num_rows, rows), kUnionScratchBytes / bytes);
-  if (max_union_share(packs * rows, rows, num_sms) * rows <= 1.f) return none;
-  plan.rows_per_chunk = packs * rows;
-  plan.header_bytes = (packs * 8 + 255) / 256 * 256;
-  plan.entry_bytes = packs * bytes;
+  PackPlan const none = {1, num_rows, 0, 0, 0, 0};
+  int const pack_rows = std::min(kMaxPackRows, 64 / num_heads);
+  if (pack_rows < 2 || num_rows < 2 || top_k < 1) return none;
+  // No union is shorter than the average of its lists.
+  if (max_union_share(num_rows, pack_rows, num_sms) * pack_rows <= 1.f) return none;
+  int64_t const capacity =
+      divide_up(static_cast<int64_t>(kMaxShare * static_cast<float>(pack_rows * top_k)), 64) * 64;
+  int64_t const max_packs = kUnionScratchBytes / (capacity * 5);  // a key and its members: 5 bytes
+  if (max_packs == 0) return none;
+  int64_t const packs = divide_up(num_rows, pack_rows);
+  int64_t const chunk_packs = divide_up(packs, divide_up(packs, max_packs));
+  PackPlan plan;
+  plan.pack_rows = pack_rows;
+  plan.chunk_rows = chunk_packs * pack_rows;
+  plan.capacity = static_cast<int32_t>(capacity);
+  plan.lengths_bytes = divide_up(chunk_packs * 4, 256) * 256;
+  plan.keys_bytes = static_cast<size_t>(chunk_packs * capacity) * 4;
+  plan.members_bytes = static_cast<size_t>(chunk_packs * capacity);
   return plan;
 }
 

@@ -22,18 +22,22 @@ struct PartialBytes {
 };
 PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_heads);
 
-// Whether rows of few heads are packed, to attend together over the union of their index lists.
+// Rows of up to 32 heads may attend in packs: pack_rows neighbours in one tile of 64 (row, head)
+// pairs, over the union of their index lists.
+inline constexpr int kMaxPackRows = 8;  // a key of a union has a byte for the rows that select it
+
 struct PackPlan {
-  int rows;                // of a pack; 1: no row is packed
-  int64_t capacity;        // entries of a union
-  int64_t rows_per_chunk;  // of a launch, so that its unions fit the scratch
-  size_t header_bytes;     // a multiple of 256
-  size_t entry_bytes;
-  size_t total() const { return header_bytes + entry_bytes; }
+  int pack_rows;       // 1: no packs
+  int64_t chunk_rows;  // of one launch, so that its unions fit a bounded scratch
+  int32_t capacity;    // keys of a union, a multiple of 64
+  size_t lengths_bytes, keys_bytes, members_bytes;  // of a chunk's unions, multiples of 64
+  size_t total() const { return lengths_bytes + keys_bytes + members_bytes; }
 };
 PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 
-// The largest part of the rows' entries that a union may have for its rows to be packed.
+// The largest share of its rows' entries that a union may have for the rows to attend as a pack.
+// A pack's tile is as long as its union, so with few rows it counts how many tiles follow each other
+// on a multiprocessor.
 float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms);
 
 }  // namespace dsa_ops::sparse_mla

@@ -10,29 +10,17 @@
 
 namespace dsa_ops::sparse_mla {
 
-// The part of a row's index list, or the pack's union of lists, that this thread block works on.
+// The part of a row's index list that this thread block works on.
 struct IndexList {
   int32_t const* entries;
   int32_t length;      // entries at and after it are empty
   int32_t num_blocks;  // of 64 entries
   uint32_t num_keys;   // at most 2^31, above every index
-  int32_t empty;       // an entry past the end: -1, in a union 0
-  uint32_t first_key;  // of a union, else 0
-  uint32_t key_bits;   // of an entry
 
-  // An entry of a block as it stands in the list.
+  // An entry of a block as it stands in the list, negative past its end.
   __device__ __forceinline__ int32_t entry(int block, int offset) const {
     int const position = block * kBlockTokens + offset;
-    return position < length ? __ldg(entries + position) : empty;
-  }
-
-  __device__ __forceinline__ uint32_t key(int32_t entry) const {
-    return first_key + (static_cast<uint32_t>(entry) & key_bits);
-  }
-
-  // Bit j: row j of the tile selects the entry. None does if it is empty.
-  __device__ __forceinline__ uint32_t members(int32_t entry) const {
-    return empty == 0 ? static_cast<uint32_t>(entry) >> 24 : is_key(entry);
+    return position < length ? __ldg(entries + position) : -1;
   }
 
   // Apart from entry(), which is called a block ahead: whoever looks at an entry waits for its
@@ -78,16 +66,15 @@ __device__ void produce(SharedStorage<Bf16Rows<kHeadDim>>& shared, KernelArgs co
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       int const row = first_row + i * kRowStep;
-      uint32_t const members = list.members(entries[i]);
-      bool const valid = members != 0;
+      bool const valid = list.is_key(entries[i]);
       uint8_t const* source =
-          args.kv + (valid ? list.key(entries[i]) : 0) * args.kv_stride_bytes + chunk * 16;
+          args.kv + (valid ? entries[i] : 0) * args.kv_stride_bytes + chunk * 16;
       uint32_t const target = panels + swizzled_chunk(row, chunk);
 #pragma unroll
       for (int panel = 0; panel < kPanels; ++panel) {
         ptx::cp_async_16(target + panel * kPanelBytes, source + panel * 128, valid);
       }
-      shared.token[stage].bias[chunk][row] = (members >> chunk & 1) ? 0.f : -INFINITY;
+      if (chunk == 0) shared.token[stage].bias[row] = valid ? 0.f : -INFINITY;
     }
     // The copies arrive when they have landed, so that those of the next stage start at once.
     ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage]);

@@ -1,25 +1,36 @@
 #include "kernels/sparse_mla/union.cuh"
 
-#include <algorithm>
-
 namespace dsa_ops::sparse_mla {
+namespace {
 
-Status build_unions(UnionArgs const& args, char const* op, cudaStream_t stream) {
-  constexpr int kMapAlignment = kUnionWarps * kUnionStep;
-  constexpr int kMaxBytes = sizeof(UnionStorage) + kUnionWindow;
-  if (Status status = allow_shared_memory<union_kernel>(kMaxBytes, op); !status.ok()) return status;
-  int64_t const keys = std::min<int64_t>(args.num_keys, kUnionWindow);
-  int64_t const map_bytes = (keys + kMapAlignment - 1) / kMapAlignment * kMapAlignment;
+template <int kBits>
+Status launch_union(UnionArgs const& args, char const* op, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(UnionStorage);
+  if (Status status = allow_shared_memory<union_kernel<kBits>>(kBytes, op); !status.ok()) {
+    return status;
+  }
   int64_t const packs = (args.num_rows + args.pack_rows - 1) / args.pack_rows;
-  union_kernel<<<static_cast<unsigned>(packs), kUnionThreads, sizeof(UnionStorage) + map_bytes,
-                 stream>>>(args);
+  union_kernel<kBits><<<static_cast<unsigned>(packs), kUnionThreads, kBytes, stream>>>(args);
   return cuda_status(cudaGetLastError(), op);
 }
 
-KernelEntry union_kernel_entry() {
-  return {{"union_kernel", "sparse_mla_prefill", "index lists of a pack of rows", kUnionThreads,
-           sizeof(UnionStorage) + kUnionWindow, 64},
-          reinterpret_cast<void const*>(&union_kernel)};
+template <int kBits>
+KernelEntry kernel_entry(char const* variant) {
+  return {{"union_kernel", "sparse_mla_prefill", variant, kUnionThreads, sizeof(UnionStorage), 42},
+          reinterpret_cast<void const*>(&union_kernel<kBits>)};
+}
+
+}  // namespace
+
+Status build_unions(UnionArgs const& args, char const* op, cudaStream_t stream) {
+  if (args.pack_rows <= 2) return launch_union<2>(args, op, stream);
+  if (args.pack_rows <= 4) return launch_union<4>(args, op, stream);
+  return launch_union<8>(args, op, stream);
+}
+
+std::array<KernelEntry, 3> union_kernels() {
+  return {kernel_entry<2>("packs of 2 rows"), kernel_entry<4>("packs of 3 or 4 rows"),
+          kernel_entry<8>("packs of 5 to 8 rows")};
 }
 
 }  // namespace dsa_ops::sparse_mla

@@ -1,21 +1,33 @@
 // Union of the index lists of a pack of rows.
 //
-// One thread block per pack. Shared memory holds a byte for every key of a window; bit j of it says
-// that row j selects the key. The rows set their bits in any order, then the bytes that are not zero
-// are the union, read off in ascending order. Keys beyond the window take another round.
+// One thread block per pack. Shared memory maps a window of keys, a field of bits for every key and
+// in it a bit for every row. The rows set their bits in any order; then the fields that are not zero
+// are read off, in ascending order. Keys beyond the window take another round.
 #pragma once
 #include "kernels/sparse_mla/union.h"
 
 namespace dsa_ops::sparse_mla {
 
-inline constexpr int kUnionThreads = 512;
+inline constexpr int kUnionThreads = 256;
 inline constexpr int kUnionWarps = kUnionThreads / 32;
-// Keys of a window: two thread blocks share a multiprocessor.
-inline constexpr int kUnionWindow = 96 << 10;
-inline constexpr int kMaxUnionWindows = 16;
-inline constexpr int kUnionStep = 512;  // keys that a warp reads at a time, 16 a lane
-static_assert(kUnionWindow % (kUnionWarps * kUnionStep) == 0, "every warp reads whole steps");
-static_assert(kUnionWindow * kMaxUnionWindows <= 1 << 24, "an entry has 24 bits for its key");
+inline constexpr int kMapBytes = 32 << 10;  // six thread blocks share a multiprocessor
+inline constexpr int kMaxWindows = 32;      // more are not worth their time
+inline constexpr int kStepWords = 64;       // that a warp reads at a time
+static_assert(kMapBytes / 4 % (kUnionWarps * kStepWords) == 0, "every warp reads whole steps");
+
+// A map word holds a field of kBits for each of kKeys neighbouring keys.
+template <int kBits>
+struct Field {
+  static constexpr int kKeys = 32 / kBits;
+  static constexpr uint32_t kWindow = kMapBytes / 4 * kKeys;
+
+  // The lowest bit of every field that is not zero.
+  __device__ static __forceinline__ uint32_t nonzero(uint32_t word) {
+#pragma unroll
+    for (int bits = kBits / 2; bits >= 1; bits /= 2) word |= word >> bits;
+    return word & (kBits == 2 ? 0x55555555u : kBits == 4 ? 0x11111111u : 0x01010101u);
+  }
+};
 
 struct UnionCounts {
   int keys;     // of the union
@@ -23,9 +35,9 @@ struct UnionCounts {
 };
 
 struct UnionStorage {
+  uint32_t map[kMapBytes / 4];
   UnionCounts warp[kUnionWarps];
   uint32_t first_key, last_key;
-  uint4 map[];  // a byte per key
 };
 
 // The part of one row's list that this warp reads.
@@ -65,13 +77,9 @@ struct UnionList {
   }
 };
 
-// Bit 7 of every byte that is not zero.
-__device__ __forceinline__ uint32_t nonzero_bytes(uint32_t word) {
-  return (((word & 0x7F7F7F7Fu) + 0x7F7F7F7Fu) | word) & 0x80808080u;
-}
-
 // The first and the last key that the pack selects; first > last if there is none.
-__device__ void find_key_range(UnionStorage& shared, UnionList const& list, uint32_t num_keys) {
+__device__ inline void find_key_range(UnionStorage& shared, UnionList const& list,
+                                      uint32_t num_keys) {
   if (threadIdx.x == 0) {
     shared.first_key = UINT32_MAX;
     shared.last_key = 0;
@@ -91,53 +99,50 @@ __device__ void find_key_range(UnionStorage& shared, UnionList const& list, uint
   __syncthreads();
 }
 
-// Marks the members of the keys in [window, window + extent). False for every thread if a row
+// Marks the members of the `extent` keys from `window` on. False for every thread if a row
 // selects one of them twice.
+template <int kBits>
 __device__ bool mark_members(UnionStorage& shared, UnionList const& list, uint32_t num_keys,
-                             uint32_t window, uint32_t extent, int map_bytes) {
-  for (int i = threadIdx.x; i < map_bytes / 16; i += kUnionThreads) {
-    shared.map[i] = make_uint4(0, 0, 0, 0);
+                             uint32_t window, uint32_t extent, int num_words) {
+  for (int i = threadIdx.x * 4; i < num_words; i += kUnionThreads * 4) {
+    *reinterpret_cast<uint4*>(shared.map + i) = make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
-  auto* const words = reinterpret_cast<uint32_t*>(shared.map);
   uint32_t repeated = 0;
   list.for_each(num_keys, [&](uint32_t key) {
     uint32_t const offset = key - window;
     if (offset >= extent) return;
-    uint32_t const bit = 1u << ((offset & 3) * 8 + list.row);
-    repeated |= atomicOr(words + (offset >> 2), bit) & bit;
+    constexpr uint32_t kKeys = Field<kBits>::kKeys;
+    uint32_t const bit = 1u << (offset % kKeys * kBits + list.row);
+    repeated |= atomicOr(shared.map + offset / kKeys, bit) & bit;
   });
   return __syncthreads_or(repeated != 0) == 0;
 }
 
-__device__ UnionCounts count_keys(UnionStorage const& shared, int first_step, int num_steps) {
+template <int kBits>
+__device__ UnionCounts count_keys(uint32_t const* words, int num_words) {
   UnionCounts counts = {0, 0};
-  for (int step = first_step; step < first_step + num_steps; ++step) {
-    uint4 const quad = shared.map[step * 32 + (threadIdx.x & 31)];
-    for (uint32_t word : {quad.x, quad.y, quad.z, quad.w}) {
-      counts.keys += __popc(nonzero_bytes(word));
-      counts.members += __popc(word);
-    }
+#pragma unroll 2
+  for (int i = (threadIdx.x & 31) * 2; i < num_words; i += kStepWords) {
+    uint2 const pair = *reinterpret_cast<uint2 const*>(words + i);
+    counts.keys += __popc(Field<kBits>::nonzero(pair.x)) + __popc(Field<kBits>::nonzero(pair.y));
+    counts.members += __popc(pair.x) + __popc(pair.y);
   }
   counts.keys = __reduce_add_sync(0xFFFFFFFFu, counts.keys);
   counts.members = __reduce_add_sync(0xFFFFFFFFu, counts.members);
   return counts;
 }
 
-// Writes the union's entries of this warp's steps to `target`; `first_key` is the key of the map's
-// first byte, relative to the union's first.
-__device__ void write_entries(UnionStorage const& shared, int first_step, int num_steps,
-                              uint32_t first_key, uint32_t* target) {
+// Writes the keys of this warp's words, the first of which is `key`, and their members.
+template <int kBits>
+__device__ void write_keys(uint32_t const* words, int num_words, int32_t key, int32_t* keys,
+                           uint8_t* members) {
+  constexpr int kKeys = Field<kBits>::kKeys;
   int const lane = threadIdx.x & 31;
-  auto const* const words = reinterpret_cast<uint32_t const*>(shared.map);
-  for (int step = first_step; step < first_step + num_steps; ++step) {
-    uint32_t word[4];
-    uint32_t own = 0;  // keys in this lane's words, a byte each
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      word[i] = words[step * 128 + i * 32 + lane];
-      own |= __popc(nonzero_bytes(word[i])) << (8 * i);
-    }
+  for (int step = 0; step < num_words; step += kStepWords, key += kStepWords * kKeys) {
+    uint32_t const word[2] = {words[step + lane], words[step + 32 + lane]};
+    uint32_t left[2] = {Field<kBits>::nonzero(word[0]), Field<kBits>::nonzero(word[1])};
+    uint32_t const own = __popc(left[0]) | __popc(left[1]) << 16;
     uint32_t sums = own;
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
@@ -146,34 +151,40 @@ __device__ void write_entries(UnionStorage const& shared, int first_step, int nu
     }
     uint32_t const totals = __shfl_sync(0xFFFFFFFFu, sums, 31);
     uint32_t const before = sums - own;
+    uint32_t position[2] = {before & 0xFFFF, (before >> 16) + (totals & 0xFFFF)};
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t* position = target + (before >> (8 * i) & 0xFF);
-      uint32_t const key = first_key + step * kUnionStep + (i * 32 + lane) * 4;
-#pragma unroll
-      for (int byte = 0; byte < 4; ++byte) {
-        uint32_t const members = word[i] << (24 - 8 * byte) & 0xFF000000u;
-        if (members) *position++ = members | (key + byte);
+    for (int i = 0; i < 2; ++i) {
+      for (; left[i]; left[i] &= left[i] - 1) {
+        int const bit = __ffs(left[i]) - 1;
+        keys[position[i]] = key + (i * 32 + lane) * kKeys + bit / kBits;
+        members[position[i]++] = word[i] >> bit & ((1 << kBits) - 1);
       }
-      target += totals >> (8 * i) & 0xFF;
     }
+    int const total = (totals & 0xFFFF) + (totals >> 16);
+    keys += total;
+    members += total;
   }
 }
 
-// The length of the pack's union, 0 if the rows are not to be packed.
+// The number of keys in the pack's union, 0 if the rows are not to be packed.
+template <int kBits>
 __device__ int build_union(UnionStorage& shared, UnionArgs const& args, UnionList const& list,
-                           uint32_t num_keys, uint32_t first_key, uint32_t last_key,
-                           uint32_t* entries) {
-  if (first_key > last_key) return 0;
-  if (last_key - first_key >= kUnionWindow * kMaxUnionWindows) return 0;
+                           uint32_t num_keys, uint32_t first_key, uint32_t last_key, int32_t* keys,
+                           uint8_t* members) {
+  constexpr uint32_t kWindow = Field<kBits>::kWindow;
+  if (first_key > last_key || last_key - first_key >= kWindow * kMaxWindows) return 0;
   int const warp = threadIdx.x >> 5;
   UnionCounts total = {0, 0};
-  for (uint32_t window = first_key;; window += kUnionWindow) {
-    uint32_t const extent = min(last_key - window + 1, kUnionWindow);
-    int const warp_steps = (extent - 1) / (kUnionWarps * kUnionStep) + 1;
-    int const map_bytes = warp_steps * kUnionWarps * kUnionStep;
-    if (!mark_members(shared, list, num_keys, window, extent, map_bytes)) return 0;
-    UnionCounts const counts = count_keys(shared, warp * warp_steps, warp_steps);
+  for (uint32_t window = first_key;; window += kWindow) {
+    bool const last = last_key - window < kWindow;
+    uint32_t const extent = last ? last_key - window + 1 : kWindow;
+    int const warp_words =
+        ((extent - 1) / (Field<kBits>::kKeys * kUnionWarps * kStepWords) + 1) * kStepWords;
+    uint32_t const* const words = shared.map + warp * warp_words;
+    if (!mark_members<kBits>(shared, list, num_keys, window, extent, warp_words * kUnionWarps)) {
+      return 0;
+    }
+    UnionCounts const counts = count_keys<kBits>(words, warp_words);
     if ((threadIdx.x & 31) == 0) shared.warp[warp] = counts;
     __syncthreads();
     int position = total.keys;
@@ -183,16 +194,19 @@ __device__ int build_union(UnionStorage& shared, UnionArgs const& args, UnionLis
       total.keys += shared.warp[i].keys;
       total.members += shared.warp[i].members;
     }
-    bool const last = last_key - window < kUnionWindow;
-    if (total.keys > args.capacity) return 0;
-    if (last && total.keys > args.max_share * total.members) return 0;
-    write_entries(shared, warp * warp_steps, warp_steps, window - first_key, entries + position);
+    // The first windows speak for the rest, once they hold as many entries as a row.
+    bool const decides = last || total.members >= args.top_k;
+    if (decides && total.keys > args.max_share * total.members) return 0;
+    if (total.keys > args.unions.capacity) return 0;
+    write_keys<kBits>(words, warp_words, window + warp * warp_words * Field<kBits>::kKeys,
+                      keys + position, members + position);
     if (last) return total.keys;
     __syncthreads();  // the map and the counts are overwritten
   }
 }
 
-__global__ void __launch_bounds__(kUnionThreads, 2)
+template <int kBits>
+__global__ void __launch_bounds__(kUnionThreads, 6)
     union_kernel(__grid_constant__ const UnionArgs args) {
   extern __shared__ uint4 raw_storage[];
   auto& shared = *reinterpret_cast<UnionStorage*>(raw_storage);
@@ -202,14 +216,21 @@ __global__ void __launch_bounds__(kUnionThreads, 2)
   UnionList const list(args, first_row, rows);
   uint32_t const num_keys = static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31));
   uint32_t first_key = 0, last_key = num_keys - 1;
-  if (num_keys > kUnionWindow) {
+  if (num_keys > Field<kBits>::kWindow) {
     find_key_range(shared, list, num_keys);
     first_key = shared.first_key;
     last_key = shared.last_key;
   }
-  int const length = build_union(shared, args, list, num_keys, first_key, last_key,
-                                 args.entries + pack * args.capacity);
-  if (threadIdx.x == 0) args.headers[pack] = {length, static_cast<int32_t>(first_key)};
+  int32_t* const keys = args.unions.keys + pack * args.unions.capacity;
+  uint8_t* const members = args.unions.members + pack * args.unions.capacity;
+  int const count = build_union<kBits>(shared, args, list, num_keys, first_key, last_key, keys,
+                                       members);
+  int const length = (count + 63) / 64 * 64;
+  if (count + static_cast<int>(threadIdx.x) < length) {
+    keys[count + threadIdx.x] = -1;
+    members[count + threadIdx.x] = 0;
+  }
+  if (threadIdx.x == 0) args.unions.lengths[pack] = length;
 }
 
 }  // namespace dsa_ops::sparse_mla

@@ -2,19 +2,22 @@
 #pragma once
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 
 #include "kernels/launch.h"
+#include "kernels/sparse_mla/plan.h"
 
 namespace dsa_ops::sparse_mla {
 
-inline constexpr int kMaxPackRows = 8;  // an entry of a union has a byte for its members
-
-// The union of a pack's index lists: `length` entries, ascending by key. Bits 24 ... 31 of an entry
-// are its members (bit j: row j of the pack selects the key), bits 0 ... 23 are key - first_key.
-struct UnionHeader {
-  int32_t length;  // 0: the rows of the pack attend one by one
-  int32_t first_key;
+// The unions of the packs' index lists, each in `capacity` places, a multiple of 64: ascending keys,
+// and beside each key its members (bit j: row j of the pack selects it). The last block of 64 is
+// filled up with key -1, members 0.
+struct Unions {
+  int32_t* lengths;  // [packs], multiples of 64; 0: the rows of the pack attend one by one
+  int32_t* keys;     // [packs, capacity]
+  uint8_t* members;  // [packs, capacity], 64-byte aligned
+  int32_t capacity;
 };
 
 struct UnionArgs {
@@ -25,19 +28,17 @@ struct UnionArgs {
   int64_t num_keys;
   int32_t top_k;
   int32_t pack_rows;
-  int32_t capacity;  // entries of a union
-  float max_share;   // of the selected entries that a union may have for its rows to be packed
-  UnionHeader* headers;  // [packs]
-  uint32_t* entries;     // [packs, capacity]
+  float max_share;  // of the rows' entries that a union may have for its rows to be packed
+  Unions unions;
 };
 
 // Builds the unions of all packs of `pack_rows` consecutive rows. A pack attends row by row when its
-// union has more entries than `capacity` or than `max_share` allows, when a row selects a key
-// twice (which counts twice, and an entry can say it once only), or when its keys are so far apart
-// that little overlap can be expected.
+// union is longer than `capacity` or than `max_share` allows, when a row selects a key twice (which
+// counts twice, and a union holds it once), or when its keys are so far apart that little overlap
+// can be expected.
 Status build_unions(UnionArgs const& args, char const* op, cudaStream_t stream);
 
-// The builder's row of the library's kernel table.
-KernelEntry union_kernel_entry();
+// Its rows of the library's kernel table.
+std::array<KernelEntry, 3> union_kernels();
 
 }  // namespace dsa_ops::sparse_mla
