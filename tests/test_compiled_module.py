@@ -102,3 +102,14 @@ def test_workspaces() -> None:
     assert split(0, 128, 2048, SMS) == 0
     assert split(1, 128, 2048, SMS) > 2 * 128 * (512 + 1) * 4
     assert split(4096, 128, 2048, SMS) == 0
+
+
+def test_workspace_of_packed_rows() -> None:
+    size = compiled_module().sparse_mla_prefill_workspace_bytes
+    for num_heads in (1, 5, 8, 16, 32):
+        # Too few rows for packs to pay, enough of them, and more than one launch takes.
+        assert size(0, num_heads, 2048, SMS) == size(SMS, num_heads, 2048, SMS) == 0
+        assert 4 * 1053 * 100 <= size(1053, num_heads, 100, SMS) < 5 * 1053 * 100 + 8192
+        assert 40 << 20 < size(1 << 20, num_heads, 2048, SMS) <= (80 << 20) + 8192
+    assert size(4096, 33, 2048, SMS) == size(4096, 128, 2048, SMS) == 0
+    assert size(4096, 8, 0, SMS) == size(4096, 8, 2**31 - 65, SMS) == 0

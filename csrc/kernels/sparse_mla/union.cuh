@@ -10,9 +10,9 @@ namespace dsa_ops::sparse_mla {
 
 inline constexpr int kUnionThreads = 256;
 inline constexpr int kUnionWarps = kUnionThreads / 32;
-inline constexpr int kMapBytes = 32 << 10;  // six thread blocks share a multiprocessor
+inline constexpr int kMapBytes = 32 << 10;  // five thread blocks share a multiprocessor
 inline constexpr int kMaxWindows = 32;      // more are not worth their time
-inline constexpr int kStepWords = 64;       // that a warp reads at a time
+inline constexpr int kStepWords = 32;       // that a warp writes at a time
 static_assert(kMapBytes / 4 % (kUnionWarps * kStepWords) == 0, "every warp reads whole steps");
 
 // A map word holds a field of kBits for each of kKeys neighbouring keys.
@@ -36,6 +36,7 @@ struct UnionCounts {
 
 struct UnionStorage {
   uint32_t map[kMapBytes / 4];
+  uint16_t order[kUnionWarps][kStepWords * 16];
   UnionCounts warp[kUnionWarps];
   uint32_t first_key, last_key;
 };
@@ -122,45 +123,46 @@ __device__ bool mark_members(UnionStorage& shared, UnionList const& list, uint32
 template <int kBits>
 __device__ UnionCounts count_keys(uint32_t const* words, int num_words) {
   UnionCounts counts = {0, 0};
-#pragma unroll 2
-  for (int i = (threadIdx.x & 31) * 2; i < num_words; i += kStepWords) {
-    uint2 const pair = *reinterpret_cast<uint2 const*>(words + i);
-    counts.keys += __popc(Field<kBits>::nonzero(pair.x)) + __popc(Field<kBits>::nonzero(pair.y));
-    counts.members += __popc(pair.x) + __popc(pair.y);
+#pragma unroll 4
+  for (int i = threadIdx.x & 31; i < num_words; i += kStepWords) {
+    counts.keys += __popc(Field<kBits>::nonzero(words[i]));
+    counts.members += __popc(words[i]);
   }
   counts.keys = __reduce_add_sync(0xFFFFFFFFu, counts.keys);
   counts.members = __reduce_add_sync(0xFFFFFFFFu, counts.members);
   return counts;
 }
 
-// Writes the keys of this warp's words, the first of which is `key`, and their members.
+// Writes the keys of this warp's words, the first of which is `key`, and their members. The keys of
+// a step are put in order in shared memory first, so that they leave in whole sectors: scattered,
+// the writes took longer than everything else (H100, 2026-11-22).
 template <int kBits>
-__device__ void write_keys(uint32_t const* words, int num_words, int32_t key, int32_t* keys,
-                           uint8_t* members) {
+__device__ void write_keys(uint32_t const* words, int num_words, uint16_t* order, int32_t key,
+                           int32_t* keys, uint8_t* members) {
   constexpr int kKeys = Field<kBits>::kKeys;
   int const lane = threadIdx.x & 31;
   for (int step = 0; step < num_words; step += kStepWords, key += kStepWords * kKeys) {
-    uint32_t const word[2] = {words[step + lane], words[step + 32 + lane]};
-    uint32_t left[2] = {Field<kBits>::nonzero(word[0]), Field<kBits>::nonzero(word[1])};
-    uint32_t const own = __popc(left[0]) | __popc(left[1]) << 16;
-    uint32_t sums = own;
+    uint32_t left = Field<kBits>::nonzero(words[step + lane]);
+    if (!__any_sync(0xFFFFFFFFu, left != 0)) continue;
+    int const own = __popc(left);
+    int sum = own;
 #pragma unroll
     for (int offset = 1; offset < 32; offset *= 2) {
-      uint32_t const below = __shfl_up_sync(0xFFFFFFFFu, sums, offset);
-      if (lane >= offset) sums += below;
+      int const below = __shfl_up_sync(0xFFFFFFFFu, sum, offset);
+      if (lane >= offset) sum += below;
     }
-    uint32_t const totals = __shfl_sync(0xFFFFFFFFu, sums, 31);
-    uint32_t const before = sums - own;
-    uint32_t position[2] = {before & 0xFFFF, (before >> 16) + (totals & 0xFFFF)};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      for (; left[i]; left[i] &= left[i] - 1) {
-        int const bit = __ffs(left[i]) - 1;
-        keys[position[i]] = key + (i * 32 + lane) * kKeys + bit / kBits;
-        members[position[i]++] = word[i] >> bit & ((1 << kBits) - 1);
-      }
+    int const total = __shfl_sync(0xFFFFFFFFu, sum, 31);
+    for (uint16_t* position = order + sum - own; left; left &= left - 1) {
+      *position++ = static_cast<uint16_t>(lane * kKeys + (__ffs(left) - 1) / kBits);
     }
-    int const total = (totals & 0xFFFF) + (totals >> 16);
+    __syncwarp();
+    for (int i = lane; i < total; i += 32) {
+      int const offset = order[i];
+      uint32_t const word = words[step + offset / kKeys];
+      keys[i] = key + offset;
+      members[i] = word >> (offset % kKeys * kBits) & ((1 << kBits) - 1);
+    }
+    __syncwarp();
     keys += total;
     members += total;
   }
@@ -198,15 +200,16 @@ __device__ int build_union(UnionStorage& shared, UnionArgs const& args, UnionLis
     bool const decides = last || total.members >= args.top_k;
     if (decides && total.keys > args.max_share * total.members) return 0;
     if (total.keys > args.unions.capacity) return 0;
-    write_keys<kBits>(words, warp_words, window + warp * warp_words * Field<kBits>::kKeys,
-                      keys + position, members + position);
+    write_keys<kBits>(words, warp_words, shared.order[warp],
+                      window + warp * warp_words * Field<kBits>::kKeys, keys + position,
+                      members + position);
     if (last) return total.keys;
     __syncthreads();  // the map and the counts are overwritten
   }
 }
 
 template <int kBits>
-__global__ void __launch_bounds__(kUnionThreads, 6)
+__global__ void __launch_bounds__(kUnionThreads, 5)
     union_kernel(__grid_constant__ const UnionArgs args) {
   extern __shared__ uint4 raw_storage[];
   auto& shared = *reinterpret_cast<UnionStorage*>(raw_storage);
@@ -231,6 +234,7 @@ __global__ void __launch_bounds__(kUnionThreads, 6)
     members[count + threadIdx.x] = 0;
   }
   if (threadIdx.x == 0) args.unions.lengths[pack] = length;
+  if (pack == 0 && threadIdx.x == 0) *args.unions.leaked = 0;
 }
 
 }  // namespace dsa_ops::sparse_mla

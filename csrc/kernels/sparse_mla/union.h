@@ -14,7 +14,9 @@ namespace dsa_ops::sparse_mla {
 // and beside each key its members (bit j: row j of the pack selects it). The last block of 64 is
 // filled up with key -1, members 0.
 struct Unions {
-  int32_t* lengths;  // [packs], multiples of 64; 0: the rows of the pack attend one by one
+  int32_t* lengths;  // [packs], multiples of 64; 0: the rows of the pack attend one by one; set to -1
+                     // by the attention where they have to attend again, one by one
+  int32_t* leaked;   // 0; set to 1 by the attention with any length of -1
   int32_t* keys;     // [packs, capacity]
   uint8_t* members;  // [packs, capacity], 64-byte aligned
   int32_t capacity;
