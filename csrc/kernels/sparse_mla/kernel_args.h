@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/sparse_mla/union.h"
+
 namespace dsa_ops::sparse_mla {
 
 struct KernelArgs {
@@ -27,6 +29,11 @@ struct KernelArgs {
   int32_t num_splits;
   int32_t blocks_per_split;
   float score_scale_log2;  // sm_scale * log2(e)
+  // Packs of rows (bf16 rows only).
+  int64_t num_rows;
+  int32_t pack_rows;  // 1: no packs
+  bool repairs;       // the rows of packs that leaked, one by one, and no others
+  Unions unions;
 };
 
 struct CombineArgs {

@@ -1,12 +1,16 @@
 #include "kernels/sparse_mla/kernels.h"
 
+#include <algorithm>
+
 namespace dsa_ops {
 
 KernelList sparse_mla_kernels() {
-  static std::array<KernelEntry, 5> const entries = [] {
+  static auto const entries = [] {
     auto const prefill = sparse_mla::prefill_kernels();
     auto const decode = sparse_mla::decode_kernels();
-    return std::array<KernelEntry, 5>{prefill[0], prefill[1], prefill[2], decode[0], decode[1]};
+    std::array<KernelEntry, prefill.size() + decode.size()> all;
+    std::copy(decode.begin(), decode.end(), std::copy(prefill.begin(), prefill.end(), all.begin()));
+    return all;
   }();
   return {entries.data(), static_cast<int>(entries.size())};
 }

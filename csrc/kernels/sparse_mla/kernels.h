@@ -6,7 +6,7 @@
 
 namespace dsa_ops::sparse_mla {
 
-std::array<KernelEntry, 3> prefill_kernels();
+std::array<KernelEntry, 5> prefill_kernels();
 std::array<KernelEntry, 2> decode_kernels();
 
 }  // namespace dsa_ops::sparse_mla

@@ -40,7 +40,8 @@ float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms) {
 
 PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
   PackPlan const none = {1, num_rows, 0, 0, 0, 0};
-  int const pack_rows = std::min(kMaxPackRows, 64 / num_heads);
+  // A pair of rows of the tile belongs to one row of the pack.
+  int const pack_rows = std::min(kMaxPackRows, 32 / ((num_heads + 1) / 2));
   if (pack_rows < 2 || num_rows < 2 || top_k < 1) return none;
   // No union is shorter than the average of its lists.
   if (max_union_share(num_rows, pack_rows, num_sms) * pack_rows <= 1.f) return none;
@@ -54,7 +55,7 @@ PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t 
   plan.pack_rows = pack_rows;
   plan.chunk_rows = chunk_packs * pack_rows;
   plan.capacity = static_cast<int32_t>(capacity);
-  plan.lengths_bytes = divide_up(chunk_packs * 4, 256) * 256;
+  plan.lengths_bytes = divide_up((chunk_packs + 1) * 4, 256) * 256;
   plan.keys_bytes = static_cast<size_t>(chunk_packs * capacity) * 4;
   plan.members_bytes = static_cast<size_t>(chunk_packs * capacity);
   return plan;

@@ -98,6 +98,8 @@ Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t s
   args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = plan.num_splits;
   args.blocks_per_split = plan.blocks_per_split;
+  args.num_rows = params.num_rows;
+  args.pack_rows = 1;
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
   Status status = launch<Fp8Cache>(args, params.num_rows, kOp, stream);
   if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, kOp, stream);

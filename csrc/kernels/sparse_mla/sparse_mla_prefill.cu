@@ -52,24 +52,29 @@ Status launch_rows(KernelArgs const& args, int32_t head_dim, char const* op, cud
                          : launch<Bf16Rows<512>>(args, args.num_rows, op, stream);
 }
 
-// Unions of a chunk of rows, then their attention, chunk after chunk in the same scratch.
+// Chunk by chunk in the same scratch: the unions of the rows' index lists, the attention, and the
+// attention again of packs into which a value leaked that is not finite.
 Status launch_packs(KernelArgs const& all, PackPlan const& plan, void* workspace, int num_sms,
                     int32_t head_dim, char const* op, cudaStream_t stream) {
-  auto* const headers = static_cast<UnionHeader*>(workspace);
-  auto* const entries =
-      reinterpret_cast<uint32_t*>(static_cast<char*>(workspace) + plan.header_bytes);
-  for (int64_t first = 0; first < all.num_rows; first += plan.rows_per_chunk) {
+  auto* const scratch = static_cast<char*>(workspace);
+  Unions unions;
+  unions.leaked = reinterpret_cast<int32_t*>(scratch);
+  unions.lengths = unions.leaked + 1;
+  unions.keys = reinterpret_cast<int32_t*>(scratch + plan.lengths_bytes);
+  unions.members = reinterpret_cast<uint8_t*>(scratch + plan.lengths_bytes + plan.keys_bytes);
+  unions.capacity = plan.capacity;
+  for (int64_t first = 0; first < all.num_rows; first += plan.chunk_rows) {
     KernelArgs args = rows_from(all, first);
-    args.num_rows = std::min(plan.rows_per_chunk, all.num_rows - first);
-    args.pack_rows = plan.rows;
-    args.union_capacity = static_cast<int32_t>(plan.capacity);
-    args.unions = headers;
-    args.union_entries = entries;
-    float const max_share = max_union_share(args.num_rows, plan.rows, num_sms);
-    Status status = build_unions(
-        {args.indices, args.indices_row_stride, args.topk_lens, args.num_rows, args.num_keys,
-         args.top_k, args.pack_rows, args.union_capacity, max_share, headers, entries},
-        op, stream);
+    args.num_rows = std::min(plan.chunk_rows, all.num_rows - first);
+    args.pack_rows = plan.pack_rows;
+    args.unions = unions;
+    float const max_share = max_union_share(args.num_rows, plan.pack_rows, num_sms);
+    Status status =
+        build_unions({args.indices, args.indices_row_stride, args.topk_lens, args.num_rows,
+                      args.num_keys, args.top_k, args.pack_rows, max_share, unions},
+                     op, stream);
+    if (status.ok()) status = launch_rows(args, head_dim, op, stream);
+    args.repairs = true;
     if (status.ok()) status = launch_rows(args, head_dim, op, stream);
     if (!status.ok()) return status;
   }
@@ -138,20 +143,23 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
   args.num_rows = params.num_rows;
   args.pack_rows = 1;
-  if (plan.rows == 1) return launch_rows(args, params.head_dim, kOp, stream);
+  if (plan.pack_rows == 1) return launch_rows(args, params.head_dim, kOp, stream);
   return launch_packs(args, plan, params.workspace, device.num_sms, params.head_dim, kOp, stream);
 }
 
 namespace sparse_mla {
 
-std::array<KernelEntry, 3> prefill_kernels() {
+std::array<KernelEntry, 5> prefill_kernels() {
+  auto const unions = union_kernels();
   return {{{{"sparse_mla_kernel", "sparse_mla_prefill", "64 heads of one row, 576-dim bf16 rows",
              kThreads, sizeof(SharedStorage<Bf16Rows<576>>), kLaunchRegisters},
             reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<576>>)},
            {{"sparse_mla_kernel", "sparse_mla_prefill", "64 heads of one row, 512-dim bf16 rows",
              kThreads, sizeof(SharedStorage<Bf16Rows<512>>), kLaunchRegisters},
             reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<512>>)},
-           union_kernel_entry()}};
+           unions[0],
+           unions[1],
+           unions[2]}};
 }
 
 }  // namespace sparse_mla

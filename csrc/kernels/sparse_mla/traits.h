@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <cute/arch/mma_sm90_gmma.hpp>
 
+#include "kernels/sparse_mla/union.h"
+
 namespace dsa_ops::sparse_mla {
 
 inline constexpr int kTileHeads = 64;         // query heads of one block: the M of every wgmma
@@ -47,7 +49,11 @@ struct Fp8Cache {
 // largest scale rounded down to a power of two.
 template <class Source>
 struct TokenData {
-  float bias[kBlockTokens];  // 0, log2 units; -inf masks the token
+  // By row of the pack: 0, log2 units; -inf masks the token. Padded, so that the eight lanes of a
+  // token write to different banks.
+  float bias[kMaxPackRows][kBlockTokens + 4];
+
+  __device__ __forceinline__ float const* bias_of(int member) const { return bias[member]; }
 };
 template <>
 struct TokenData<Fp8Cache> {
@@ -55,6 +61,8 @@ struct TokenData<Fp8Cache> {
   float inverse[kBlockTokens];                // 2^-e
   float score_factor[kGroups][kBlockTokens];  // scale g / scale g + 1; of the last group its scale
   uint16_t value_scale[kGroups][kBlockTokens];  // scale g * 2^-e in f16, below 2
+
+  __device__ __forceinline__ float const* bias_of(int /* member */) const { return bias; }
 };
 
 template <class Source>
@@ -72,6 +80,7 @@ struct alignas(1024) SharedStorage {
   // one, 1 / row sum (and the sink).
   float rescale[kStages][kTileHeads];
   float output_factor[kTileHeads];
+  int32_t union_length;           // of the pack
   uint64_t kv_full[kStages];   // 256 arrivals: every producer thread once for its copies in flight
                                // and once for its writes
   uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done

@@ -16,7 +16,7 @@ Status launch_union(UnionArgs const& args, char const* op, cudaStream_t stream) 
 
 template <int kBits>
 KernelEntry kernel_entry(char const* variant) {
-  return {{"union_kernel", "sparse_mla_prefill", variant, kUnionThreads, sizeof(UnionStorage), 42},
+  return {{"union_kernel", "sparse_mla_prefill", variant, kUnionThreads, sizeof(UnionStorage), 64},
           reinterpret_cast<void const*>(&union_kernel<kBits>)};
 }
 

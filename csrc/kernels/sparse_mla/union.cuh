@@ -10,17 +10,23 @@ namespace dsa_ops::sparse_mla {
 
 inline constexpr int kUnionThreads = 256;
 inline constexpr int kUnionWarps = kUnionThreads / 32;
-inline constexpr int kMapBytes = 32 << 10;  // five thread blocks share a multiprocessor
-inline constexpr int kMaxWindows = 32;      // more are not worth their time
-inline constexpr int kStepWords = 32;       // that a warp writes at a time
-static_assert(kMapBytes / 4 % (kUnionWarps * kStepWords) == 0, "every warp reads whole steps");
+inline constexpr int kMapBytes = 32 << 10;
+inline constexpr int kPartKeys = 32 * kUnionThreads;  // read off at a time, 32 by a thread
+inline constexpr int kMaxWindows = 32;                // more are not worth their time
 
-// A map word holds a field of kBits for each of kKeys neighbouring keys.
+// A group of 32 keys has kBits words: key j of it the field from bit j - j % kBits of word
+// j % kBits. Shifted by their places and joined, the lowest bits of a group's fields are in order.
 template <int kBits>
-struct Field {
-  static constexpr int kKeys = 32 / kBits;
-  static constexpr uint32_t kWindow = kMapBytes / 4 * kKeys;
+struct KeyMap {
+  static constexpr uint32_t kWindow = kMapBytes / 4 / kBits * 32;
+  static constexpr uint32_t kFieldMask = (1u << kBits) - 1;
 
+  __device__ static __forceinline__ uint32_t word(uint32_t key) {
+    return key / 32 * kBits + key % kBits;
+  }
+  __device__ static __forceinline__ uint32_t shift(uint32_t key) {
+    return key % 32 / kBits * kBits;
+  }
   // The lowest bit of every field that is not zero.
   __device__ static __forceinline__ uint32_t nonzero(uint32_t word) {
 #pragma unroll
@@ -29,16 +35,15 @@ struct Field {
   }
 };
 
-struct UnionCounts {
-  int keys;     // of the union
-  int members;  // entries of the lists
-};
-
 struct UnionStorage {
   uint32_t map[kMapBytes / 4];
-  uint16_t order[kUnionWarps][kStepWords * 16];
-  UnionCounts warp[kUnionWarps];
+  uint16_t order[kPartKeys];  // keys of a part
+  int part_keys[kUnionWarps];
   uint32_t first_key, last_key;
+  // So far.
+  int num_keys;     // of the union
+  int num_members;  // entries of the lists
+  int repeated;
 };
 
 // The part of one row's list that this warp reads.
@@ -81,11 +86,6 @@ struct UnionList {
 // The first and the last key that the pack selects; first > last if there is none.
 __device__ inline void find_key_range(UnionStorage& shared, UnionList const& list,
                                       uint32_t num_keys) {
-  if (threadIdx.x == 0) {
-    shared.first_key = UINT32_MAX;
-    shared.last_key = 0;
-  }
-  __syncthreads();
   uint32_t first = UINT32_MAX, last = 0;
   list.for_each(num_keys, [&](uint32_t key) {
     first = min(first, key);
@@ -100,116 +100,103 @@ __device__ inline void find_key_range(UnionStorage& shared, UnionList const& lis
   __syncthreads();
 }
 
-// Marks the members of the `extent` keys from `window` on. False for every thread if a row
-// selects one of them twice.
+// Marks the members of the `extent` keys from `window` on, and counts.
 template <int kBits>
-__device__ bool mark_members(UnionStorage& shared, UnionList const& list, uint32_t num_keys,
-                             uint32_t window, uint32_t extent, int num_words) {
-  for (int i = threadIdx.x * 4; i < num_words; i += kUnionThreads * 4) {
+__device__ void mark_members(UnionStorage& shared, UnionList const& list, uint32_t num_keys,
+                             uint32_t window, uint32_t extent, int num_parts) {
+  using Map = KeyMap<kBits>;
+  for (int i = threadIdx.x * 4; i < num_parts * kPartKeys / 32 * kBits; i += kUnionThreads * 4) {
     *reinterpret_cast<uint4*>(shared.map + i) = make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
-  uint32_t repeated = 0;
+  uint32_t keys = 0, members = 0, repeated = 0;
   list.for_each(num_keys, [&](uint32_t key) {
     uint32_t const offset = key - window;
     if (offset >= extent) return;
-    constexpr uint32_t kKeys = Field<kBits>::kKeys;
-    uint32_t const bit = 1u << (offset % kKeys * kBits + list.row);
-    repeated |= atomicOr(shared.map + offset / kKeys, bit) & bit;
+    uint32_t const shift = Map::shift(offset);
+    uint32_t const others =
+        atomicOr(shared.map + Map::word(offset), 1u << list.row << shift) >> shift;
+    keys += (others & Map::kFieldMask) == 0;
+    members += 1;
+    repeated |= others >> list.row & 1;
   });
-  return __syncthreads_or(repeated != 0) == 0;
-}
-
-template <int kBits>
-__device__ UnionCounts count_keys(uint32_t const* words, int num_words) {
-  UnionCounts counts = {0, 0};
-#pragma unroll 4
-  for (int i = threadIdx.x & 31; i < num_words; i += kStepWords) {
-    counts.keys += __popc(Field<kBits>::nonzero(words[i]));
-    counts.members += __popc(words[i]);
+  keys = __reduce_add_sync(0xFFFFFFFFu, keys);
+  members = __reduce_add_sync(0xFFFFFFFFu, members);
+  repeated = __reduce_or_sync(0xFFFFFFFFu, repeated);
+  if ((threadIdx.x & 31) == 0) {
+    atomicAdd(&shared.num_keys, keys);
+    atomicAdd(&shared.num_members, members);
+    if (repeated) shared.repeated = 1;
   }
-  counts.keys = __reduce_add_sync(0xFFFFFFFFu, counts.keys);
-  counts.members = __reduce_add_sync(0xFFFFFFFFu, counts.members);
-  return counts;
+  __syncthreads();
 }
 
-// Writes the keys of this warp's words, the first of which is `key`, and their members. The keys of
-// a step are put in order in shared memory first, so that they leave in whole sectors: scattered,
-// the writes took longer than everything else (H100, 2026-11-22).
+// Writes the keys of a part of the map, the first of which is `first`, and their members; returns
+// their number. They are put in order in shared memory first, so that they leave in whole sectors:
+// scattered, the writes took longer than everything else (H100, 2026-11-22).
 template <int kBits>
-__device__ void write_keys(uint32_t const* words, int num_words, uint16_t* order, int32_t key,
-                           int32_t* keys, uint8_t* members) {
-  constexpr int kKeys = Field<kBits>::kKeys;
-  int const lane = threadIdx.x & 31;
-  for (int step = 0; step < num_words; step += kStepWords, key += kStepWords * kKeys) {
-    uint32_t left = Field<kBits>::nonzero(words[step + lane]);
-    if (!__any_sync(0xFFFFFFFFu, left != 0)) continue;
-    int const own = __popc(left);
-    int sum = own;
+__device__ int write_part(UnionStorage& shared, uint32_t const* map, int32_t first, int32_t* keys,
+                          uint8_t* members) {
+  using Map = KeyMap<kBits>;
+  int const lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  uint32_t own = 0;  // bit j: key j of this thread's group
 #pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-      int const below = __shfl_up_sync(0xFFFFFFFFu, sum, offset);
-      if (lane >= offset) sum += below;
-    }
-    int const total = __shfl_sync(0xFFFFFFFFu, sum, 31);
-    for (uint16_t* position = order + sum - own; left; left &= left - 1) {
-      *position++ = static_cast<uint16_t>(lane * kKeys + (__ffs(left) - 1) / kBits);
-    }
-    __syncwarp();
-    for (int i = lane; i < total; i += 32) {
-      int const offset = order[i];
-      uint32_t const word = words[step + offset / kKeys];
-      keys[i] = key + offset;
-      members[i] = word >> (offset % kKeys * kBits) & ((1 << kBits) - 1);
-    }
-    __syncwarp();
-    keys += total;
-    members += total;
+  for (int i = 0; i < kBits; ++i) own |= Map::nonzero(map[threadIdx.x * kBits + i]) << i;
+  int sum = __popc(own);
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    int const below = __shfl_up_sync(0xFFFFFFFFu, sum, offset);
+    if (lane >= offset) sum += below;
   }
+  if (lane == 31) shared.part_keys[warp] = sum;
+  __syncthreads();
+  int before = sum - __popc(own), total = 0;
+#pragma unroll
+  for (int i = 0; i < kUnionWarps; ++i) {
+    if (i < warp) before += shared.part_keys[i];
+    total += shared.part_keys[i];
+  }
+  for (uint16_t* position = shared.order + before; own; own &= own - 1) {
+    *position++ = static_cast<uint16_t>(threadIdx.x * 32 + __ffs(own) - 1);
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < total; i += kUnionThreads) {
+    uint32_t const key = shared.order[i];
+    keys[i] = first + key;
+    members[i] = map[Map::word(key)] >> Map::shift(key) & Map::kFieldMask;
+  }
+  return total;
 }
 
-// The number of keys in the pack's union, 0 if the rows are not to be packed.
+// The number of keys in the pack's union, 0 if its rows are to attend one by one.
 template <int kBits>
 __device__ int build_union(UnionStorage& shared, UnionArgs const& args, UnionList const& list,
-                           uint32_t num_keys, uint32_t first_key, uint32_t last_key, int32_t* keys,
-                           uint8_t* members) {
-  constexpr uint32_t kWindow = Field<kBits>::kWindow;
+                           uint32_t num_keys, int32_t* keys, uint8_t* members) {
+  constexpr uint32_t kWindow = KeyMap<kBits>::kWindow;
+  uint32_t const first_key = shared.first_key, last_key = shared.last_key;
   if (first_key > last_key || last_key - first_key >= kWindow * kMaxWindows) return 0;
-  int const warp = threadIdx.x >> 5;
-  UnionCounts total = {0, 0};
+  int written = 0;
   for (uint32_t window = first_key;; window += kWindow) {
     bool const last = last_key - window < kWindow;
     uint32_t const extent = last ? last_key - window + 1 : kWindow;
-    int const warp_words =
-        ((extent - 1) / (Field<kBits>::kKeys * kUnionWarps * kStepWords) + 1) * kStepWords;
-    uint32_t const* const words = shared.map + warp * warp_words;
-    if (!mark_members<kBits>(shared, list, num_keys, window, extent, warp_words * kUnionWarps)) {
-      return 0;
-    }
-    UnionCounts const counts = count_keys<kBits>(words, warp_words);
-    if ((threadIdx.x & 31) == 0) shared.warp[warp] = counts;
-    __syncthreads();
-    int position = total.keys;
-#pragma unroll
-    for (int i = 0; i < kUnionWarps; ++i) {
-      if (i < warp) position += shared.warp[i].keys;
-      total.keys += shared.warp[i].keys;
-      total.members += shared.warp[i].members;
-    }
+    int const num_parts = (extent - 1) / kPartKeys + 1;
+    mark_members<kBits>(shared, list, num_keys, window, extent, num_parts);
+    int const total = shared.num_keys;
+    if (shared.repeated || total > args.unions.capacity) return 0;
     // The first windows speak for the rest, once they hold as many entries as a row.
-    bool const decides = last || total.members >= args.top_k;
-    if (decides && total.keys > args.max_share * total.members) return 0;
-    if (total.keys > args.unions.capacity) return 0;
-    write_keys<kBits>(words, warp_words, shared.order[warp],
-                      window + warp * warp_words * Field<kBits>::kKeys, keys + position,
-                      members + position);
-    if (last) return total.keys;
-    __syncthreads();  // the map and the counts are overwritten
+    bool const decides = last || shared.num_members >= args.top_k;
+    if (decides && total > args.max_share * shared.num_members) return 0;
+    for (int part = 0; part < num_parts; ++part) {
+      written += write_part<kBits>(shared, shared.map + part * (kPartKeys / 32 * kBits),
+                                   window + part * kPartKeys, keys + written, members + written);
+    }
+    if (last) return total;
+    __syncthreads();  // the map is overwritten
   }
 }
 
 template <int kBits>
-__global__ void __launch_bounds__(kUnionThreads, 5)
+__global__ void __launch_bounds__(kUnionThreads, 4)
     union_kernel(__grid_constant__ const UnionArgs args) {
   extern __shared__ uint4 raw_storage[];
   auto& shared = *reinterpret_cast<UnionStorage*>(raw_storage);
@@ -218,16 +205,17 @@ __global__ void __launch_bounds__(kUnionThreads, 5)
   int const rows = static_cast<int>(min(int64_t{args.pack_rows}, args.num_rows - first_row));
   UnionList const list(args, first_row, rows);
   uint32_t const num_keys = static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31));
-  uint32_t first_key = 0, last_key = num_keys - 1;
-  if (num_keys > Field<kBits>::kWindow) {
-    find_key_range(shared, list, num_keys);
-    first_key = shared.first_key;
-    last_key = shared.last_key;
+  bool const maps_all = num_keys <= KeyMap<kBits>::kWindow;
+  if (threadIdx.x == 0) {
+    shared.first_key = maps_all ? 0 : UINT32_MAX;
+    shared.last_key = maps_all ? num_keys - 1 : 0;
+    shared.num_keys = shared.num_members = shared.repeated = 0;
   }
+  __syncthreads();
+  if (!maps_all) find_key_range(shared, list, num_keys);
   int32_t* const keys = args.unions.keys + pack * args.unions.capacity;
   uint8_t* const members = args.unions.members + pack * args.unions.capacity;
-  int const count = build_union<kBits>(shared, args, list, num_keys, first_key, last_key, keys,
-                                       members);
+  int const count = build_union<kBits>(shared, args, list, num_keys, keys, members);
   int const length = (count + 63) / 64 * 64;
   if (count + static_cast<int>(threadIdx.x) < length) {
     keys[count + threadIdx.x] = -1;
