@@ -31,8 +31,8 @@ struct KernelArgs {
   float score_scale_log2;  // sm_scale * log2(e)
   // Packs of rows (bf16 rows only).
   int64_t num_rows;
-  int32_t pack_rows;  // 1: no packs
-  bool repairs;       // the rows of packs that leaked, one by one, and no others
+  int32_t pack_rows;      // 1: no packs
+  PackTile const* tiles;  // of the unions: all tiles, or the repairs
   Unions unions;
 };
 

@@ -55,7 +55,7 @@ PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t 
   plan.pack_rows = pack_rows;
   plan.chunk_rows = chunk_packs * pack_rows;
   plan.capacity = static_cast<int32_t>(capacity);
-  plan.lengths_bytes = divide_up((chunk_packs + 1) * 4, 256) * 256;
+  plan.tiles_bytes = static_cast<size_t>(divide_up(plan.chunk_rows * 8, 256) * 256);
   plan.keys_bytes = static_cast<size_t>(chunk_packs * capacity) * 4;
   plan.members_bytes = static_cast<size_t>(chunk_packs * capacity);
   return plan;

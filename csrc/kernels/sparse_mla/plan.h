@@ -30,8 +30,12 @@ struct PackPlan {
   int pack_rows;       // 1: no packs
   int64_t chunk_rows;  // of one launch, so that its unions fit a bounded scratch
   int32_t capacity;    // keys of a union, a multiple of 64
-  size_t lengths_bytes, keys_bytes, members_bytes;  // of a chunk's unions, multiples of 64
-  size_t total() const { return lengths_bytes + keys_bytes + members_bytes; }
+  // Of a chunk, multiples of 64: one of its two tile lists, and its unions.
+  size_t tiles_bytes, keys_bytes, members_bytes;
+  static constexpr size_t kFlagBytes = 256;
+  size_t total() const {
+    return pack_rows > 1 ? kFlagBytes + 2 * tiles_bytes + keys_bytes + members_bytes : 0;
+  }
 };
 PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 

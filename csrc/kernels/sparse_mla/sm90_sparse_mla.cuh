@@ -348,14 +348,16 @@ struct Consumer {
     rescale[1] = shared.rescale[stage][at.row + 8];
   }
 
-  // A value that is not finite reaches every row of a pack, with a weight of zero. Such a pack is
-  // marked: its rows attend again, one by one.
+  // A value that is not finite reaches every row of a pack, with a weight of zero. Such rows attend
+  // again, one by one.
   __device__ __forceinline__ void mark_leak(Tile const& tile) {
     float finite = 0.f;
 #pragma unroll
     for (int i = 0; i < 128; ++i) finite = fmaf(output[i >> 6][i & 63], 0.f, finite);
     if (finite == 0.f) return;
-    args.unions.lengths[tile.row / args.pack_rows] = -1;
+    for (int64_t row = tile.row; row < tile.row + tile.rows; ++row) {
+      args.unions.repairs[row] = {static_cast<int32_t>(row), list_length(args, row)};
+    }
     *args.unions.leaked = 1;
   }
 
@@ -373,12 +375,12 @@ struct Consumer {
       multiply_values(output, shared, stage, warpgroup, thread, at);
       release(stage);
     }
-    Tile const tile = tile_of_block(args, shared.union_length);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
     if (warpgroup == 0) finish_rows(shared, args, tile, at, state);
     ptx::named_barrier_sync(kFactorReady, kConsumerThreads);
     float const factor[2] = {shared.output_factor[at.row], shared.output_factor[at.row + 8]};
     scale_output(factor);
-    if (tile.rows > 1) mark_leak(tile);
+    if (tile.packed) mark_leak(tile);
     store_output(shared, args, tile, at, warpgroup, thread, output);
   }
 };
@@ -386,14 +388,14 @@ struct Consumer {
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
-  if (args.repairs && *args.unions.leaked == 0) return;
+  if (args.pack_rows > 1 && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage<Source>*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   if (threadIdx.x == 0) {
-    if (args.pack_rows > 1) shared.union_length = args.unions.lengths[PackPosition(args).pack];
+    if (args.pack_rows > 1) shared.pack_tile = args.tiles[blockIdx.x];
     for (int stage = 0; stage < kStages; ++stage) {
       ptx::mbarrier_init(&shared.kv_full[stage], 2 * kProducerThreads);
       ptx::mbarrier_init(&shared.kv_empty[stage], kConsumerThreads / 32);
@@ -402,18 +404,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
-  if (tile_of_block(args, shared.union_length).rows == 0) return;
+  if (tile_of_block(args, shared.pack_tile).rows == 0) return;
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    Tile const tile = tile_of_block(args, shared.union_length);
-    produce(shared, args, index_list(args, shared.union_length, tile), thread);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
+    produce(shared, args, index_list(args, shared.pack_tile, tile), thread);
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
-    Tile const tile = tile_of_block(args, shared.union_length);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
     load_queries(shared, args, tile, threadIdx.x);
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kQueryReady, kConsumerThreads);
-    int const num_blocks = index_list(args, shared.union_length, tile).num_blocks;
+    int const num_blocks = index_list(args, shared.pack_tile, tile).num_blocks;
     Consumer<Source>(shared, args, tile, warpgroup, thread).run(num_blocks);
   }
 }

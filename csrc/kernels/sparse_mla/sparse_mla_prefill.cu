@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "dsa_ops/sparse_mla.h"
 #include "kernels/sparse_mla/kernels.h"
@@ -56,25 +57,28 @@ Status launch_rows(KernelArgs const& args, int32_t head_dim, char const* op, cud
 // attention again of packs into which a value leaked that is not finite.
 Status launch_packs(KernelArgs const& all, PackPlan const& plan, void* workspace, int num_sms,
                     int32_t head_dim, char const* op, cudaStream_t stream) {
-  auto* const scratch = static_cast<char*>(workspace);
+  auto* scratch = static_cast<char*>(workspace);
   Unions unions;
-  unions.leaked = reinterpret_cast<int32_t*>(scratch);
-  unions.lengths = unions.leaked + 1;
-  unions.keys = reinterpret_cast<int32_t*>(scratch + plan.lengths_bytes);
-  unions.members = reinterpret_cast<uint8_t*>(scratch + plan.lengths_bytes + plan.keys_bytes);
+  auto const take = [&scratch](size_t bytes) { return std::exchange(scratch, scratch + bytes); };
+  unions.leaked = reinterpret_cast<int32_t*>(take(plan.kFlagBytes));
+  unions.tiles = reinterpret_cast<PackTile*>(take(plan.tiles_bytes));
+  unions.repairs = reinterpret_cast<PackTile*>(take(plan.tiles_bytes));
+  unions.keys = reinterpret_cast<int32_t*>(take(plan.keys_bytes));
+  unions.members = reinterpret_cast<uint8_t*>(take(plan.members_bytes));
   unions.capacity = plan.capacity;
   for (int64_t first = 0; first < all.num_rows; first += plan.chunk_rows) {
     KernelArgs args = rows_from(all, first);
     args.num_rows = std::min(plan.chunk_rows, all.num_rows - first);
     args.pack_rows = plan.pack_rows;
     args.unions = unions;
+    args.tiles = unions.tiles;
     float const max_share = max_union_share(args.num_rows, plan.pack_rows, num_sms);
     Status status =
         build_unions({args.indices, args.indices_row_stride, args.topk_lens, args.num_rows,
                       args.num_keys, args.top_k, args.pack_rows, max_share, unions},
                      op, stream);
     if (status.ok()) status = launch_rows(args, head_dim, op, stream);
-    args.repairs = true;
+    args.tiles = unions.repairs;
     if (status.ok()) status = launch_rows(args, head_dim, op, stream);
     if (!status.ok()) return status;
   }

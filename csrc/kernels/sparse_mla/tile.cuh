@@ -8,7 +8,8 @@ namespace dsa_ops::sparse_mla {
 
 struct Tile {
   int64_t row;  // of a pack the first
-  int rows;     // of a pack that attend together, 1 without a pack, 0: nothing to do
+  int rows;     // of a pack; 1 without a pack, 0: nothing to do
+  bool packed;
   int first_head;
   int heads;  // of every row, that exist
   int split;
@@ -22,55 +23,37 @@ __device__ __forceinline__ uint32_t block_index() {
   return block;
 }
 
-// Thread blocks of a launch with packs: one per pack, for its rows together or for its first row,
-// then one for every other row, which ends at once if its pack attends together (thousands of them
-// cost microseconds, and they come last, where multiprocessors run out of work). A launch that
-// repairs has one for every row, in the same order.
-struct PackPosition {
-  uint32_t pack;
-  uint32_t member;
-
-  __device__ __forceinline__ explicit PackPosition(KernelArgs const& args) {
-    uint32_t const packs = gridDim.x / args.pack_rows, block = block_index();
-    pack = block < packs ? block : (block - packs) / (args.pack_rows - 1);
-    member = block < packs ? 0 : 1 + block - packs - pack * (args.pack_rows - 1);
+__device__ __forceinline__ Tile tile_of_block(KernelArgs const& args, PackTile const& pack_tile) {
+  if (args.pack_rows > 1) {
+    bool const packed = pack_tile.row < 0;
+    int64_t const row = packed ? int64_t{~pack_tile.row} * args.pack_rows : pack_tile.row;
+    int rows = packed ? static_cast<int>(min(int64_t{args.pack_rows}, args.num_rows - row)) : 1;
+    if (pack_tile.length < 0) rows = 0;
+    return {row, rows, packed, 0, args.num_heads, 0};
   }
-};
-
-__device__ __forceinline__ Tile pack_tile(KernelArgs const& args, int union_length) {
-  PackPosition const at(args);
-  int64_t const row = int64_t{at.pack} * args.pack_rows + at.member;
-  int rows = at.member == 0 || union_length <= 0 ? 1 : 0;
-  if (args.repairs) {
-    rows = union_length < 0 ? 1 : 0;
-  } else if (at.member == 0 && union_length > 0) {
-    rows = static_cast<int>(min(int64_t{args.pack_rows}, args.num_rows - row));
-  }
-  return {row, row < args.num_rows ? rows : 0, 0, args.num_heads, 0};
-}
-
-__device__ __forceinline__ Tile tile_of_block(KernelArgs const& args, int union_length) {
-  if (args.pack_rows > 1) return pack_tile(args, union_length);
   uint32_t const block = block_index();
   uint32_t const tile = block / args.num_splits;
   uint32_t const row = tile / args.head_tiles;
   int const first_head = (tile - row * args.head_tiles) * kTileHeads;
-  return {row, 1, first_head, min(kTileHeads, args.num_heads - first_head),
+  return {row, 1, false, first_head, min(kTileHeads, args.num_heads - first_head),
           static_cast<int>(block - tile * args.num_splits)};
 }
 
-__device__ __forceinline__ IndexList index_list(KernelArgs const& args, int union_length,
+__device__ __forceinline__ int list_length(KernelArgs const& args, int64_t row) {
+  return args.topk_lens ? min(args.top_k, max(args.topk_lens[row], 0)) : args.top_k;
+}
+
+__device__ __forceinline__ IndexList index_list(KernelArgs const& args, PackTile const& pack_tile,
                                                 Tile const& tile) {
   uint32_t const num_keys = static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31));
-  if (tile.rows > 1) {
-    int64_t const first = tile.row / args.pack_rows * args.unions.capacity;
-    return {args.unions.keys + first, args.unions.members + first, union_length,
-            union_length / kBlockTokens, num_keys};
+  if (tile.packed) {
+    int64_t const first = int64_t{~pack_tile.row} * args.unions.capacity;
+    return {args.unions.keys + first, args.unions.members + first, pack_tile.length,
+            pack_tile.length / kBlockTokens, num_keys};
   }
-  int length = args.top_k;
-  if (args.topk_lens) length = min(length, max(args.topk_lens[tile.row], 0));
   int const first = tile.split * args.blocks_per_split * kBlockTokens;
-  length = min(max(length - first, 0), args.blocks_per_split * kBlockTokens);
+  int const length = min(max(list_length(args, tile.row) - first, 0),
+                         args.blocks_per_split * kBlockTokens);
   return {args.indices + tile.row * args.indices_row_stride + first, nullptr, length,
           (length + kBlockTokens - 1) / kBlockTokens, num_keys};
 }

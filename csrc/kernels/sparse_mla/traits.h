@@ -80,7 +80,7 @@ struct alignas(1024) SharedStorage {
   // one, 1 / row sum (and the sink).
   float rescale[kStages][kTileHeads];
   float output_factor[kTileHeads];
-  int32_t union_length;           // of the pack
+  PackTile pack_tile;
   uint64_t kv_full[kStages];   // 256 arrivals: every producer thread once for its copies in flight
                                // and once for its writes
   uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done

@@ -46,6 +46,10 @@ struct UnionStorage {
   int repeated;
 };
 
+__device__ __forceinline__ int list_length(UnionArgs const& args, int64_t row) {
+  return args.topk_lens ? min(args.top_k, max(args.topk_lens[row], 0)) : args.top_k;
+}
+
 // The part of one row's list that this warp reads.
 struct UnionList {
   int32_t const* entries;
@@ -58,8 +62,7 @@ struct UnionList {
     int const part = warp / rows;
     int const parts = (kUnionWarps - 1 - row) / rows + 1;
     entries = args.indices + (first_row + row) * args.indices_row_stride;
-    length = args.top_k;
-    if (args.topk_lens) length = min(length, max(args.topk_lens[first_row + row], 0));
+    length = list_length(args, first_row + row);
     first = part * 32 + (threadIdx.x & 31);
     step = parts * 32;
   }
@@ -195,6 +198,21 @@ __device__ int build_union(UnionStorage& shared, UnionArgs const& args, UnionLis
   }
 }
 
+// The tile of row `member` of the pack, or of the pack if its union has a length.
+__device__ inline void write_tile(UnionArgs const& args, int64_t pack, int member, int length) {
+  int64_t const row = pack * args.pack_rows + member;
+  PackTile tile = {0, -1};
+  if (length > 0) {
+    if (member == 0) tile = {~static_cast<int32_t>(pack), length};
+  } else if (row < args.num_rows) {
+    tile = {static_cast<int32_t>(row), list_length(args, row)};
+  }
+  int64_t const position =
+      member == 0 ? pack : gridDim.x + pack * (args.pack_rows - 1) + member - 1;
+  args.unions.tiles[position] = tile;
+  args.unions.repairs[position] = {0, -1};
+}
+
 template <int kBits>
 __global__ void __launch_bounds__(kUnionThreads, 4)
     union_kernel(__grid_constant__ const UnionArgs args) {
@@ -221,7 +239,7 @@ __global__ void __launch_bounds__(kUnionThreads, 4)
     keys[count + threadIdx.x] = -1;
     members[count + threadIdx.x] = 0;
   }
-  if (threadIdx.x == 0) args.unions.lengths[pack] = length;
+  if (threadIdx.x < args.pack_rows) write_tile(args, pack, threadIdx.x, length);
   if (pack == 0 && threadIdx.x == 0) *args.unions.leaked = 0;
 }
 

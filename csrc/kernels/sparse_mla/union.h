@@ -10,16 +10,26 @@
 
 namespace dsa_ops::sparse_mla {
 
+// A tile of a launch with packs.
+struct PackTile {
+  int32_t row;     // below 0: the rows of pack ~row together
+  int32_t length;  // of the row's index list, or the pack's union; below 0: nothing to do
+};
+
 // The unions of the packs' index lists, each in `capacity` places, a multiple of 64: ascending keys,
 // and beside each key its members (bit j: row j of the pack selects it). The last block of 64 is
 // filled up with key -1, members 0.
 struct Unions {
-  int32_t* lengths;  // [packs], multiples of 64; 0: the rows of the pack attend one by one; set to -1
-                     // by the attention where they have to attend again, one by one
-  int32_t* leaked;   // 0; set to 1 by the attention with any length of -1
   int32_t* keys;     // [packs, capacity]
   uint8_t* members;  // [packs, capacity], 64-byte aligned
   int32_t capacity;
+  // First one for every pack, for its rows together or for its first row alone; then one for every
+  // other row, with nothing to do if its pack attends together. That comes last, where
+  // multiprocessors run out of work anyway.
+  PackTile* tiles;  // [packs * pack_rows]
+  // For a second launch: rows that the first one got wrong. None when the builder is done.
+  PackTile* repairs;  // [packs * pack_rows]
+  int32_t* leaked;    // not zero if there are any
 };
 
 struct UnionArgs {
@@ -34,8 +44,8 @@ struct UnionArgs {
   Unions unions;
 };
 
-// Builds the unions of all packs of `pack_rows` consecutive rows. A pack attends row by row when its
-// union is longer than `capacity` or than `max_share` allows, when a row selects a key twice (which
+// Builds the unions of all packs of `pack_rows` consecutive rows. The rows of a pack attend one by
+// one when the union is longer than `capacity` or than `max_share` allows, when a row selects a key twice (which
 // counts twice, and a union holds it once), or when its keys are so far apart that little overlap
 // can be expected.
 Status build_unions(UnionArgs const& args, char const* op, cudaStream_t stream);
