@@ -29,10 +29,9 @@ struct KernelArgs {
   int32_t num_splits;
   int32_t blocks_per_split;
   float score_scale_log2;  // sm_scale * log2(e)
-  // Packs of rows (bf16 rows only).
   int64_t num_rows;
-  int32_t pack_rows;      // 1: no packs
-  PackTile const* tiles;  // of the unions: all tiles, or the repairs
+  int32_t pack_rows;      // 1: no packs (always with an FP8 cache)
+  PackTile const* tiles;  // of a launch with packs: unions.tiles or unions.repairs
   Unions unions;
 };
 

@@ -40,8 +40,8 @@ struct PackPlan {
 PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 
 // The largest share of its rows' entries that a union may have for the rows to attend as a pack.
-// A pack's tile is as long as its union, so with few rows it counts how many tiles follow each other
-// on a multiprocessor.
+// A pack's tile is as long as its union, so with few rows it counts how many tiles follow each
+// other on a multiprocessor.
 float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms);
 
 }  // namespace dsa_ops::sparse_mla

@@ -114,8 +114,7 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   DeviceProperties device;
   if (Status status = current_device(&device, kOp); !status.ok()) return status;
   if (params.num_rows == 0) return Status{};
-  PackPlan const plan =
-      plan_packs(params.num_rows, params.num_heads, params.top_k, device.num_sms);
+  PackPlan const plan = plan_packs(params.num_rows, params.num_heads, params.top_k, device.num_sms);
   if (params.workspace_bytes < plan.total()) {
     return make_status(StatusCode::kInvalidArgument,
                        "%s: workspace_bytes must be at least %zu, got %zu", kOp, plan.total(),

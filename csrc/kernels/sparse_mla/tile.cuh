@@ -35,7 +35,11 @@ __device__ __forceinline__ Tile tile_of_block(KernelArgs const& args, PackTile c
   uint32_t const tile = block / args.num_splits;
   uint32_t const row = tile / args.head_tiles;
   int const first_head = (tile - row * args.head_tiles) * kTileHeads;
-  return {row, 1, false, first_head, min(kTileHeads, args.num_heads - first_head),
+  return {row,
+          1,
+          false,
+          first_head,
+          min(kTileHeads, args.num_heads - first_head),
           static_cast<int>(block - tile * args.num_splits)};
 }
 
@@ -52,8 +56,8 @@ __device__ __forceinline__ IndexList index_list(KernelArgs const& args, PackTile
             pack_tile.length / kBlockTokens, num_keys};
   }
   int const first = tile.split * args.blocks_per_split * kBlockTokens;
-  int const length = min(max(list_length(args, tile.row) - first, 0),
-                         args.blocks_per_split * kBlockTokens);
+  int const length =
+      min(max(list_length(args, tile.row) - first, 0), args.blocks_per_split * kBlockTokens);
   return {args.indices + tile.row * args.indices_row_stride + first, nullptr, length,
           (length + kBlockTokens - 1) / kBlockTokens, num_keys};
 }

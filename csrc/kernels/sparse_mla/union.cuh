@@ -1,8 +1,8 @@
 // Union of the index lists of a pack of rows.
 //
 // One thread block per pack. Shared memory maps a window of keys, a field of bits for every key and
-// in it a bit for every row. The rows set their bits in any order; then the fields that are not zero
-// are read off, in ascending order. Keys beyond the window take another round.
+// in it a bit for every row. The rows set their bits in any order; then the fields that are not
+// zero are read off, in ascending order. Keys beyond the window take another round.
 #pragma once
 #include "kernels/sparse_mla/union.h"
 

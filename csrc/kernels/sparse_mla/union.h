@@ -16,9 +16,9 @@ struct PackTile {
   int32_t length;  // of the row's index list, or the pack's union; below 0: nothing to do
 };
 
-// The unions of the packs' index lists, each in `capacity` places, a multiple of 64: ascending keys,
-// and beside each key its members (bit j: row j of the pack selects it). The last block of 64 is
-// filled up with key -1, members 0.
+// The unions of the packs' index lists, each in `capacity` places, a multiple of 64: ascending
+// keys, and beside each key its members (bit j: row j of the pack selects it). The last block of 64
+// is filled up with key -1, members 0.
 struct Unions {
   int32_t* keys;     // [packs, capacity]
   uint8_t* members;  // [packs, capacity], 64-byte aligned
@@ -45,9 +45,9 @@ struct UnionArgs {
 };
 
 // Builds the unions of all packs of `pack_rows` consecutive rows. The rows of a pack attend one by
-// one when the union is longer than `capacity` or than `max_share` allows, when a row selects a key twice (which
-// counts twice, and a union holds it once), or when its keys are so far apart that little overlap
-// can be expected.
+// one when the union is longer than `capacity` or than `max_share` allows, when a row selects a key
+// twice (which counts twice, and a union holds it once), or when its keys are so far apart that
+// little overlap can be expected.
 Status build_unions(UnionArgs const& args, char const* op, cudaStream_t stream);
 
 // Its rows of the library's kernel table.
