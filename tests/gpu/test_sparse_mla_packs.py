@@ -20,8 +20,9 @@ __all__ = ["on_device"]
 #: Between a row in a pack and the same row alone: the order of its sums, and their roundings.
 OUT_TOLERANCE = 4e-3
 ROUNDING = 1e-5
-#: Enough rows to be packed, and a few over.
-NUM_ROWS = 1053
+#: Enough work to be packed, and the last pack not full.
+NUM_ROWS, TOP_K = 2605, 830
+NUM_KEYS = 3000
 ALONE_ROWS = 64
 
 
@@ -90,38 +91,40 @@ NEIGHBOURS = [ascending, identical, drifting, disjoint, alternating, one_strange
 @pytest.mark.parametrize("neighbours", NEIGHBOURS)
 @pytest.mark.parametrize("num_heads", [8, 16, 32])
 def test_neighbours(num_heads: int, neighbours: Callable[[int, int, int], Tensor]) -> None:
-    q, kv = queries(NUM_ROWS, num_heads), rows_of_kv(1500)
-    check_packs(q, kv, neighbours(NUM_ROWS, 300, 1500))
+    q, kv = queries(NUM_ROWS, num_heads), rows_of_kv(7000)
+    check_packs(q, kv, neighbours(NUM_ROWS, TOP_K, 7000))
 
 
 @pytest.mark.parametrize("head_dim", [576, 512])
 @pytest.mark.parametrize("num_heads", [1, 3, 5, 8, 11, 12, 16, 21, 24, 32])
 def test_heads_against_float64(num_heads: int, head_dim: int) -> None:
-    q, kv = queries(NUM_ROWS, num_heads, head_dim), rows_of_kv(900, head_dim)
-    check_prefill(q, kv, drifting(NUM_ROWS, 130, 900))
+    q, kv = queries(NUM_ROWS, num_heads, head_dim), rows_of_kv(NUM_KEYS, head_dim)
+    check_prefill(q, kv, drifting(NUM_ROWS, TOP_K, NUM_KEYS))
 
 
-@pytest.mark.parametrize("num_rows", [1049, 1050, 1055, 1056, 1057, 2000])
+@pytest.mark.parametrize("num_rows", range(2600, 2609))
 def test_the_last_pack(num_rows: int) -> None:
-    check_packs(queries(num_rows, 8), rows_of_kv(700), drifting(num_rows, 100, 700))
+    indices = drifting(num_rows, TOP_K, NUM_KEYS)
+    check_packs(queries(num_rows, 8), rows_of_kv(NUM_KEYS), indices)
 
 
 @pytest.mark.parametrize("top_k", [1, 63, 64, 65, 2048])
 def test_any_k(top_k: int) -> None:
-    check_packs(queries(NUM_ROWS, 16), rows_of_kv(4000), drifting(NUM_ROWS, top_k, 4000))
+    num_rows = 34_000 // -(-top_k // 64)
+    check_packs(queries(num_rows, 8), rows_of_kv(4000), drifting(num_rows, top_k, 4000))
 
 
 def test_packs_across_sequences() -> None:
     """Sequences of 61 rows, each with its own keys: most packs at their ends hold rows of two."""
     sequence = torch.arange(NUM_ROWS)[:, None] // 61
-    indices = drifting(NUM_ROWS, 200, 600) + sequence.int() * 600
-    check_packs(queries(NUM_ROWS, 8), rows_of_kv(600 * 18), indices)
+    indices = drifting(NUM_ROWS, TOP_K, 1200) + sequence.int() * 1200
+    check_packs(queries(NUM_ROWS, 8), rows_of_kv(1200 * 43), indices)
 
 
 def test_options() -> None:
-    q, kv = queries(NUM_ROWS, 8), rows_of_kv(800)
-    indices = drifting(NUM_ROWS, 200, 800)
-    lens = torch.randint(-3, 220, (NUM_ROWS,)).int()
+    q, kv = queries(NUM_ROWS, 8), rows_of_kv(NUM_KEYS)
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
+    lens = torch.randint(-3, TOP_K + 20, (NUM_ROWS,)).int()
     lens[::7], lens[16:24], lens[32] = 0, 0, INT32.max
     sink = torch.randn(8) + 5
     sink[:2] = torch.tensor([math.inf, -math.inf])
@@ -132,28 +135,28 @@ def test_options() -> None:
 
 def test_the_first_rows_of_a_prompt() -> None:
     """Row t sees t + 1 keys; the rest of its list is -1."""
-    position = torch.arange(256)
+    position = torch.arange(TOP_K)
     indices = torch.where(position <= torch.arange(NUM_ROWS)[:, None], position, -1).int()
     check_packs(queries(NUM_ROWS, 16), rows_of_kv(NUM_ROWS), indices)
 
 
 def test_lists_of_any_order() -> None:
-    indices = drifting(NUM_ROWS, 200, 900)
-    order = torch.rand(NUM_ROWS, 200).argsort()
-    check_packs(queries(NUM_ROWS, 8), rows_of_kv(900), indices.gather(1, order))
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
+    order = torch.rand(NUM_ROWS, TOP_K).argsort()
+    check_packs(queries(NUM_ROWS, 8), rows_of_kv(NUM_KEYS), indices.gather(1, order))
 
 
 def test_entries_that_are_no_keys() -> None:
-    indices = drifting(NUM_ROWS, 200, 900)
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
     indices[::2, ::3], indices[::3, 5], indices[5::11, 7:9] = -1, INT32.min, INT32.max
-    indices[4], indices[40:48], indices[100:116, :199] = 900, -1, 900
-    check_packs(queries(NUM_ROWS, 8), rows_of_kv(900), indices)
+    indices[4], indices[40:48], indices[100:116, 1:] = NUM_KEYS, -1, NUM_KEYS
+    check_packs(queries(NUM_ROWS, 8), rows_of_kv(NUM_KEYS), indices)
 
 
 def test_duplicates_count_twice() -> None:
-    indices = drifting(NUM_ROWS, 200, 900)
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
     indices[::24, 3], indices[8, :] = indices[::24, 2], indices[8, 0]
-    q, kv = queries(NUM_ROWS, 8), rows_of_kv(900)
+    q, kv = queries(NUM_ROWS, 8), rows_of_kv(NUM_KEYS)
     check_packs(q, kv, indices)
     check_prefill(q, kv, indices)
 
@@ -161,13 +164,13 @@ def test_duplicates_count_twice() -> None:
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dim", [0, 511, 575])
 def test_a_poisoned_key_stays_with_the_rows_that_select_it(dim: int, poison: float) -> None:
-    q, kv = queries(NUM_ROWS, 8), rows_of_kv(900)
-    indices = drifting(NUM_ROWS, 200, 900)
-    kv[[123, 456], dim] = poison
+    q, kv = queries(NUM_ROWS, 8), rows_of_kv(NUM_KEYS)
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
+    kv[[123, 1456], dim] = poison
     expected = one_by_one(q, kv, indices)
     actual = results_of(q, 3)
     dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE, out=actual)
-    selects = ((indices == 123) | (indices == 456)).any(1)
+    selects = ((indices == 123) | (indices == 1456)).any(1)
     assert selects.any() and not selects.all()
     assert actual[0][~selects].isfinite().all()
     clean = [tuple(t[~selects] for t in results) for results in (actual, expected)]
@@ -177,8 +180,8 @@ def test_a_poisoned_key_stays_with_the_rows_that_select_it(dim: int, poison: flo
 
 
 def test_unselected_keys_do_not_matter() -> None:
-    q, kv = queries(NUM_ROWS, 8), rows_of_kv(1800)
-    indices = drifting(NUM_ROWS, 200, 900) * 2
+    q, kv = queries(NUM_ROWS, 8), rows_of_kv(2 * NUM_KEYS)
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS) * 2
     expected = dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE)
     kv[1::2] = math.nan
     actual = dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE)
@@ -189,11 +192,11 @@ def test_unselected_keys_do_not_matter() -> None:
 def test_keys_far_apart(num_heads: int) -> None:
     """More keys than the builder maps at once, and so far apart that it gives up."""
     num_keys = 2_500_000
-    kv, spread = torch.zeros(num_keys, 512, dtype=torch.bfloat16), torch.arange(600)
-    indices = drifting(NUM_ROWS, 200, 600)
-    for step in (300, 4000):
+    kv, spread = torch.zeros(num_keys, 512, dtype=torch.bfloat16), torch.arange(1000)
+    indices = drifting(NUM_ROWS, TOP_K, 1000)
+    for step in (200, 2400):
         used = spread * step + 11
-        kv[used] = rows_of_kv(600, 512)
+        kv[used] = rows_of_kv(1000, 512)
         check_packs(queries(NUM_ROWS, num_heads, 512), kv, used.int()[indices])
 
 
@@ -213,11 +216,11 @@ def test_more_rows_than_a_chunk() -> None:
 
 
 def test_graph_replays_with_other_neighbours() -> None:
-    q, kv = queries(NUM_ROWS, 16), rows_of_kv(1200)
-    indices, results = identical(NUM_ROWS, 200, 1200), results_of(q, 3)
+    q, kv = queries(NUM_ROWS, 16), rows_of_kv(4000)
+    indices, results = identical(NUM_ROWS, TOP_K, 4000), results_of(q, 3)
     graph = capture(lambda: dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE, out=results))
     for neighbours in (disjoint, drifting):
-        indices.copy_(neighbours(NUM_ROWS, 200, 1200))
+        indices.copy_(neighbours(NUM_ROWS, TOP_K, 4000))
         for result in results:
             result.fill_(7)
         graph.replay()
@@ -227,6 +230,7 @@ def test_graph_replays_with_other_neighbours() -> None:
 
 @pytest.mark.parametrize("num_heads", [8, 16, 32])
 def test_repeats(num_heads: int) -> None:
-    q, kv = queries(NUM_ROWS, num_heads), rows_of_kv(3000)
-    indices = torch.where(torch.rand(NUM_ROWS, 1) < 0.9, drifting(NUM_ROWS, 500, 3000), 1)
+    q, kv = queries(NUM_ROWS, num_heads), rows_of_kv(NUM_KEYS)
+    indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
+    indices[torch.rand(NUM_ROWS) < 0.1] = 1
     assert_repeats(lambda: dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE))

@@ -25,7 +25,9 @@ PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_
 
 namespace {
 
-constexpr float kMaxShare = 15.f / 16.f;          // the rest pays for building the unions
+constexpr float kMaxShare = 15.f / 16.f;  // the rest pays for building the unions
+constexpr int64_t kMinBlocksPerSm = 256;  // of 64 tokens: about half a millisecond
+constexpr int64_t kMaxPackTopK = 1 << 20;
 constexpr int64_t kUnionScratchBytes = 80 << 20;  // 8,192 rows of 2,048 entries
 
 int64_t divide_up(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
@@ -42,7 +44,9 @@ PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t 
   PackPlan const none = {1, num_rows, 0, 0, 0, 0};
   // A pair of rows of the tile belongs to one row of the pack.
   int const pack_rows = std::min(kMaxPackRows, 32 / ((num_heads + 1) / 2));
-  if (pack_rows < 2 || num_rows < 2 || top_k < 1) return none;
+  // Where the attention is short, unions that lead to nothing would cost more than 5 % of it.
+  int64_t const blocks = num_rows * divide_up(std::min(top_k, kMaxPackTopK), 64);
+  if (pack_rows < 2 || top_k > kMaxPackTopK || blocks < kMinBlocksPerSm * num_sms) return none;
   // No union is shorter than the average of its lists.
   if (max_union_share(num_rows, pack_rows, num_sms) * pack_rows <= 1.f) return none;
   int64_t const capacity =
