@@ -59,6 +59,16 @@ def indexer_logits(shape: Shape) -> Work:
     return Work(streamed, _indexer_flops(pairs, heads))
 
 
+def cached_indexer_logits(shape: Shape) -> Work:
+    """Rows of ``batch`` requests, each the last ``rows / batch`` tokens of its own context."""
+    batch, context = size(shape, "batch"), size(shape, "context")
+    rows, heads = size(shape, "rows"), size(shape, "index_heads")
+    pairs = batch * causal_pairs(rows // batch, context)
+    keys = batch * context * formats.INDEX_TOKEN_BYTES
+    streamed = _indexer_query_bytes(rows, heads) + keys + pairs * FLOAT_BYTES
+    return Work(streamed, _indexer_flops(pairs, heads))
+
+
 def indexer_topk(shape: Shape) -> Work:
     rows, context, heads = size(shape, "rows"), size(shape, "context"), size(shape, "index_heads")
     keys = context * formats.INDEX_TOKEN_BYTES

@@ -1,4 +1,5 @@
-"""Ragged indexer logits: the last rows of one causal context against all of its keys."""
+"""Ragged indexer logits: the last rows of a causal context against all of its keys, which lie flat
+or in the shuffled pages of a cache."""
 
 from __future__ import annotations
 
@@ -41,6 +42,44 @@ def prefill_inputs(shape: Shape, device: torch.device, seed: int, kind: str) -> 
     }
 
 
+_CACHED_SIZES = (
+    *((1, 4096, context, 64) for context in (8192, 32768, 131072)),
+    (1, 128, 131072, 64),
+    (4, 4096, 8192, 64),
+    (1, 4096, 32768, 32),
+)
+
+CACHED_SHAPES: tuple[Shape, ...] = tuple(
+    {"batch": batch, "rows": rows, "context": context, "index_heads": heads}
+    for batch, rows, context, heads in _CACHED_SIZES
+)
+
+
+def cached_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
+    """Rows of several requests, their pages one request after the other."""
+    gen = data.generator(device, seed)
+    batch, context = size(shape, "batch"), size(shape, "context")
+    rows = size(shape, "rows")
+    q, weights = data.index_queries(gen, rows, size(shape, "index_heads"), "random")
+    index_cache, block_table = data.index_cache(gen, batch, context, "random")
+    own = torch.arange(rows, dtype=torch.int32, device=device)
+    row_starts = own // (rows // batch) * context
+    return {
+        "q": q,
+        "index_cache": index_cache,
+        "page_ids": block_table.flatten(),
+        "weights": weights,
+        "row_starts": row_starts,
+        "row_ends": row_starts + own % (rows // batch) + context - rows // batch + 1,
+    }
+
+
+def ours_cached(shape: Shape, inputs: Inputs) -> Call:
+    columns = size(shape, "batch") * size(shape, "context")
+    out = torch.empty(size(shape, "rows"), columns, device=inputs["q"].device)
+    return lambda: dsa_ops.cached_indexer_logits(**inputs, out=out)
+
+
 def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
     return prefill_inputs(shape, device, seed, "random")
 
@@ -59,5 +98,13 @@ BENCHMARKS = (
         ours=ours,
         work=formulas.indexer_logits,
         peers=peers.importable({"deep_gemm": peers.deep_gemm_logits}),
+    ),
+    Benchmark(
+        op="cached_indexer_logits",
+        shapes=CACHED_SHAPES,
+        quick=[shape for shape in CACHED_SHAPES if shape["context"] == 32768],
+        make_inputs=cached_inputs,
+        ours=ours_cached,
+        work=formulas.cached_indexer_logits,
     ),
 )

@@ -10,6 +10,7 @@ compiled ops (RuntimeError): ``op: argument must be X, got Y``.
 
 from . import reference
 from .formats import new_index_cache, new_mla_cache
+from .ops.cached_indexer import cached_indexer_logits
 from .ops.caches import (
     gather_index_cache,
     gather_mla_cache,
@@ -26,6 +27,7 @@ from .ops.topk import topk
 __version__ = "0.1.0"
 
 __all__ = [
+    "cached_indexer_logits",
     "gather_index_cache",
     "gather_mla_cache",
     "indexer_logits",

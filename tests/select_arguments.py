@@ -66,7 +66,24 @@ def indexer_logits() -> Arguments:
         "row_starts": ints(0, 1, 2, 9),
         "row_ends": ints(10, 5, 2, 20),
         "clean": True,
+        "num_sms": 0,
+        "pdl": False,
         "logits": torch.zeros(4, 10),
+    }
+
+
+def cached_indexer_logits() -> Arguments:
+    return {
+        "q": index_queries(4, 8),
+        "index_cache": filled_index_cache(3),
+        "page_ids": ints(2, -1, 0),
+        "weights": torch.randn(4, 8),
+        "row_starts": ints(0, 1, 2, 9),
+        "row_ends": ints(10, 192, 2, 200),
+        "clean": True,
+        "num_sms": 0,
+        "pdl": False,
+        "logits": torch.zeros(4, 192),
     }
 
 
@@ -77,6 +94,8 @@ def paged_indexer_logits() -> Arguments:
         "weights": torch.randn(4, 8),
         "context_lens": ints(70, 3),
         "block_table": ints([2, 0], [1, -1]),
+        "num_sms": 0,
+        "pdl": False,
         "logits": torch.zeros(4, 100),
     }
 
@@ -94,7 +113,7 @@ def topk() -> Arguments:
 
 def indexer_topk() -> Arguments:
     arguments = indexer_logits()
-    del arguments["clean"], arguments["logits"]
+    del arguments["clean"], arguments["num_sms"], arguments["pdl"], arguments["logits"]
     return arguments | {
         "block_table": ints([2, 0], [1, 3]),
         "row_to_request": ints(0, 0, 1, 1),
@@ -104,7 +123,7 @@ def indexer_topk() -> Arguments:
 
 def paged_indexer_topk() -> Arguments:
     arguments = paged_indexer_logits()
-    del arguments["logits"]
+    del arguments["num_sms"], arguments["pdl"], arguments["logits"]
     return arguments | {
         "max_context_len": 100,
         "return_slots": True,
@@ -138,6 +157,7 @@ GOOD_ARGUMENTS = {
     good.__name__: good
     for good in (
         indexer_logits,
+        cached_indexer_logits,
         paged_indexer_logits,
         topk,
         indexer_topk,

@@ -67,9 +67,7 @@ RAGGED = [
     Change("row_ends as int64", "row_ends", as_dtype(torch.int64), "int32, got int64"),
 ]
 
-PAGED = [
-    *index_queries(2, 2, 8, 64),
-    Change("q of rank 3", "q", resized(4, 8, 128), r"of shape \[B, next_n, Hi, 128\], got \["),
+CACHE = [
     Change("cache is fp8", "index_cache", viewed_as(FP8), "uint8, got float8_e4m3fn"),
     Change("cache of 32 tokens", "index_cache", resized(3, 32, 132), r"of shape .*\[3, 32, 132\]"),
     Change("cache of 656 bytes", "index_cache", resized(3, 64, 656), r"of shape .*\[3, 64, 656\]"),
@@ -79,10 +77,25 @@ PAGED = [
         "cache with an odd page stride", "index_cache",
         lambda cache: good.filled_index_cache(len(cache), 8456), "aligned to 16 bytes in every",
     ),
+]  # fmt: skip
+
+CACHED = [
+    *index_queries(4, 8, 64),
+    *CACHE,
+    *plain("page_ids", "int32", 3, 1),
+    *plain("weights", "float32", 4, 16),
+    *plain("row_starts", "int32", 5),
+    *plain("row_ends", "int32", 3),
+]
+
+PAGED = [
+    *index_queries(2, 2, 8, 64),
+    Change("q of rank 3", "q", resized(4, 8, 128), r"of shape \[B, next_n, Hi, 128\], got \["),
+    *CACHE,
     *plain("weights", "float32", 2, 8),
     *plain("context_lens", "int32", 2, 3),
     *plain("block_table", "int32", 3, 2),
-]  # fmt: skip
+]
 
 TRANSLATION = [
     *plain("block_table", "int32", 2),
@@ -135,6 +148,7 @@ def without_requests() -> good.Arguments:
     return good.topk() | {"row_to_request": None}
 
 
+LAUNCH = [Change("negative num_sms", "num_sms", replaced_by(-1), "0 or more, got -1")]
 HEADS = Change("heads", "q", lambda q: q, r"of .* heads, got \d+")
 THREE_REQUESTS = replaced_by(ints([0], [1], [2]))
 DIVIDES = "of a row count B that divides T, got B = 3 for T = 4"
@@ -143,12 +157,23 @@ TABLES: list[list[BadInput]] = [
     table("indexer_logits", good.indexer_logits, [
         *RAGGED,
         *plain("logits", "float32", 4, 9),
+        *LAUNCH,
         *on_another_device("k", "k_scale", "weights", "row_starts", "row_ends", "logits"),
     ]),
     table("indexer_logits", with_heads("indexer_logits", 12), [HEADS]),
+    table("cached_indexer_logits", good.cached_indexer_logits, [
+        *CACHED,
+        *plain("logits", "float32", 4, 191),
+        *LAUNCH,
+        *on_another_device(
+            "index_cache", "page_ids", "weights", "row_starts", "row_ends", "logits"
+        ),
+    ]),
+    table("cached_indexer_logits", with_heads("cached_indexer_logits", 24), [HEADS]),
     table("paged_indexer_logits", good.paged_indexer_logits, [
         *PAGED,
         *plain("logits", "float32", 3, 100),
+        *LAUNCH,
         *on_another_device("index_cache", "weights", "context_lens", "block_table", "logits"),
     ]),
     table("paged_indexer_logits", with_heads("paged_indexer_logits", 128), [HEADS]),

@@ -115,6 +115,54 @@ def test_strides_and_out() -> None:
     assert torch.equal(out, expected)
 
 
+def naive_cached_logits(
+    q: Tensor, cache: Tensor, pages: Tensor, weights: Tensor, starts: Tensor, ends: Tensor
+) -> Tensor:
+    columns = 64 * len(pages)
+    logits = torch.full((q.shape[0], columns), -torch.inf, dtype=torch.float64)
+    bytes_of_page = [bytes(page.flatten().tolist()) for page in cache.reshape(len(cache), -1)]
+    for row in range(q.shape[0]):
+        for n in range(max(int(starts[row]), 0), min(int(ends[row]), columns)):
+            page = int(pages[n // 64])
+            if 0 <= page < len(cache):
+                key, scale = naive.index_key(bytes_of_page[page], n % 64)
+                logits[row, n] = naive.logit(
+                    q[row].double().tolist(), key, scale, weights[row].tolist()
+                )
+    return logits
+
+
+def test_cached_logits_match_loops() -> None:
+    q, weights = index_queries(6, 8), torch.randn(6, 8)
+    cache = filled_index_cache(4, page_stride=8448 + 48)
+    pages = ints(3, -1, 0, 4, 2)
+    starts = ints(0, -5, 60, 300, INT32.min, 7)
+    ends = ints(320, 70, 999, 300, INT32.max, -1)
+    expected = naive_cached_logits(q, cache, pages, weights, starts, ends)
+    arguments = (q, cache, pages, weights, starts, ends)
+    oracle = reference.cached_indexer_logits(*arguments, clean=True, compute_dtype=torch.float64)
+    assert_logits(oracle, expected, 1e-14)
+    clean = dsa_ops.cached_indexer_logits(*arguments, clean=True)
+    assert_logits(clean, expected, 1e-6)
+    inside = expected.isfinite()
+    unclean = dsa_ops.cached_indexer_logits(q, cache.unsqueeze(2), *arguments[2:])
+    assert torch.equal(unclean[inside], clean[inside])
+    out = torch.zeros(6, 330)[:, :320]
+    assert dsa_ops.cached_indexer_logits(*arguments, clean=True, out=out) is out
+    assert torch.equal(out, clean)
+
+
+def test_cached_logits_without_pages_or_rows() -> None:
+    q, weights, ends = index_queries(2, 8), torch.randn(2, 8), ints(64, 64)
+    cache, pages = filled_index_cache(2), ints(1)
+    no_cache = dsa_ops.cached_indexer_logits(q, cache[:0], pages, weights, ends - 64, ends)
+    assert no_cache.isneginf().all() and no_cache.shape == (2, 64)
+    no_list = dsa_ops.cached_indexer_logits(q, cache, pages[:0], weights, ends - 64, ends)
+    assert no_list.shape == (2, 0)
+    no_rows = (q[:0], cache, pages, weights[:0], ends[:0], ends[:0])
+    assert dsa_ops.cached_indexer_logits(*no_rows).shape == (0, 64)
+
+
 def naive_paged_logits(
     q: Tensor, cache: Tensor, weights: Tensor, lens: list[list[int]], table: Tensor, columns: int
 ) -> Tensor:

@@ -1,6 +1,8 @@
 // Checks of arguments that the indexer, top-k and attention bindings share; mirrors
 // dsa_ops/ops/_arguments.py.
 #pragma once
+#include <algorithm>
+#include <cstdint>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -53,6 +55,19 @@ inline void check_ragged_scoring(Checker const& checker, Tensor const& q, Tensor
   check_plain(checker, row_ends, "row_ends", ScalarType::Int, {rows}, "[T]");
 }
 
+inline void check_cached_scoring(Checker const& checker, Tensor const& q, Tensor const& index_cache,
+                                 Tensor const& page_ids, Tensor const& weights,
+                                 Tensor const& row_starts, Tensor const& row_ends) {
+  check_aligned(checker, q, "q", ScalarType::Float8_e4m3fn, {-1, -1, kIndexHeadDim},
+                "[T, Hi, 128]");
+  int64_t const rows = q.size(0);
+  check_index_cache(checker, index_cache, "index_cache");
+  check_plain(checker, page_ids, "page_ids", ScalarType::Int, {-1}, "[P]");
+  check_plain(checker, weights, "weights", ScalarType::Float, {rows, q.size(1)}, "[T, Hi]");
+  check_plain(checker, row_starts, "row_starts", ScalarType::Int, {rows}, "[T]");
+  check_plain(checker, row_ends, "row_ends", ScalarType::Int, {rows}, "[T]");
+}
+
 inline void check_paged_scoring(Checker const& checker, Tensor const& q, Tensor const& index_cache,
                                 Tensor const& weights, Tensor const& context_lens,
                                 Tensor const& block_table) {
@@ -78,6 +93,10 @@ inline void check_paged_counts(Checker const& checker, Tensor const& q) {
     checker.fail("q", "of 1 or more tokens per request", std::to_string(q.size(1)));
   }
   check_index_heads(checker, q.size(2));
+}
+
+inline void check_num_sms(Checker const& checker, int64_t num_sms) {
+  if (num_sms < 0) checker.fail("num_sms", "0 or more", std::to_string(num_sms));
 }
 
 inline void check_translation(Checker const& checker, int64_t num_rows,
@@ -149,6 +168,34 @@ inline IndexerLogitsParams ragged_scoring_params(Tensor const& q, Tensor const& 
   params.num_keys = k.size(0);
   params.num_heads = static_cast<int32_t>(q.size(1));
   return params;
+}
+
+inline CachedIndexerLogitsParams cached_scoring_params(Tensor const& q, Tensor const& index_cache,
+                                                       Tensor const& page_ids,
+                                                       Tensor const& weights,
+                                                       Tensor const& row_starts,
+                                                       Tensor const& row_ends) {
+  CachedIndexerLogitsParams params{};
+  params.q = q.const_data_ptr();
+  params.q_row_stride = aligned_stride(q, 0);
+  params.q_head_stride = aligned_stride(q, 1);
+  params.index_cache = index_cache.const_data_ptr();
+  params.page_stride_bytes = aligned_stride(index_cache, 0);
+  params.num_pages = index_cache.size(0);
+  params.page_ids = data<int32_t>(page_ids);
+  params.num_page_ids = page_ids.size(0);
+  params.weights = data<float>(weights);
+  params.weights_row_stride = aligned_stride(weights, 0);
+  params.row_starts = data<int32_t>(row_starts);
+  params.row_ends = data<int32_t>(row_ends);
+  params.num_rows = q.size(0);
+  params.num_heads = static_cast<int32_t>(q.size(1));
+  return params;
+}
+
+// More multiprocessors than any device has mean all of them.
+inline int32_t sm_limit(int64_t num_sms) {
+  return static_cast<int32_t>(std::min<int64_t>(num_sms, INT32_MAX));
 }
 
 inline PagedIndexerLogitsParams paged_scoring_params(Tensor const& q, Tensor const& index_cache,

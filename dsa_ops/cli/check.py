@@ -127,6 +127,15 @@ def _indexer_logits(x: Inputs) -> Iterator[Line]:
     yield Line("", logits_error(got, expected), LOGITS_BOUND)
 
 
+def _cached_indexer_logits(x: Inputs) -> Iterator[Line]:
+    q, _, _, weights, row_starts, row_ends = x.ragged()
+    pages = x.block_table.flatten()
+    args = (q, x.index_cache, pages, weights, row_starts + 100, row_ends + 300)
+    got = dsa_ops.cached_indexer_logits(*args, clean=True)
+    expected = reference.cached_indexer_logits(*args, clean=True, compute_dtype=torch.float64)
+    yield Line("", logits_error(got, expected), LOGITS_BOUND)
+
+
 def _paged_indexer_logits(x: Inputs) -> Iterator[Line]:
     args = x.paged()
     got = dsa_ops.paged_indexer_logits(*args)
@@ -196,6 +205,7 @@ CHECKS: dict[str, Callable[[Inputs], Iterator[Line]]] = {
         _prepare_index_k,
         _merge_states,
         _indexer_logits,
+        _cached_indexer_logits,
         _paged_indexer_logits,
         _topk,
         _indexer_topk,

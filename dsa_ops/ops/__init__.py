@@ -1,5 +1,6 @@
 """One file per op family: schema, argument check, PyTorch implementation and public function."""
 
+from .cached_indexer import cached_indexer_logits
 from .caches import (
     gather_index_cache,
     gather_mla_cache,
@@ -14,6 +15,7 @@ from .sparse_mla import sparse_mla_decode, sparse_mla_prefill
 from .topk import topk
 
 __all__ = [
+    "cached_indexer_logits",
     "gather_index_cache",
     "gather_mla_cache",
     "indexer_logits",

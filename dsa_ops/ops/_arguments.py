@@ -69,6 +69,25 @@ def check_ragged_scoring(
     check_plain(checker, row_ends, "row_ends", torch.int32, (rows,), "[T]")
 
 
+def check_cached_scoring(
+    checker: Checker,
+    q: Tensor,
+    index_cache: Tensor,
+    page_ids: Tensor,
+    weights: Tensor,
+    row_starts: Tensor,
+    row_ends: Tensor,
+) -> None:
+    """The inputs that score a list of pages of an index cache: dtypes, shapes, strides."""
+    check_aligned(checker, q, "q", FP8, (-1, -1, INDEX_HEAD_DIM), "[T, Hi, 128]")
+    rows, heads = q.shape[:2]
+    check_index_cache(checker, index_cache, "index_cache")
+    check_plain(checker, page_ids, "page_ids", torch.int32, (-1,), "[P]")
+    check_plain(checker, weights, "weights", torch.float32, (rows, heads), "[T, Hi]")
+    check_plain(checker, row_starts, "row_starts", torch.int32, (rows,), "[T]")
+    check_plain(checker, row_ends, "row_ends", torch.int32, (rows,), "[T]")
+
+
 def check_paged_scoring(
     checker: Checker,
     q: Tensor,
@@ -94,6 +113,10 @@ def check_paged_counts(checker: Checker, q: Tensor) -> None:
     """The values of the shapes of :func:`check_paged_scoring`."""
     checker.require(q.shape[1] >= 1, "q", "of 1 or more tokens per request", q.shape[1])
     check_index_heads(checker, q.shape[2])
+
+
+def check_num_sms(checker: Checker, num_sms: int) -> None:
+    checker.require(num_sms >= 0, "num_sms", "0 or more", num_sms)
 
 
 def check_translation(

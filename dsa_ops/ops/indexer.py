@@ -11,6 +11,7 @@ from .._library import define_op
 from ..formats import INDEX_HEAD_DIM
 from ._arguments import (
     check_index_heads,
+    check_num_sms,
     check_paged_counts,
     check_paged_scoring,
     check_plain,
@@ -26,6 +27,8 @@ def _check_indexer_logits(
     row_starts: Tensor,
     row_ends: Tensor,
     clean: bool,
+    num_sms: int,
+    pdl: bool,
     logits: Tensor,
 ) -> None:
     checker = Checker("indexer_logits")
@@ -33,6 +36,7 @@ def _check_indexer_logits(
     sizes = (q.shape[0], k.shape[0])
     check_plain(checker, logits, "logits", torch.float32, sizes, "[T, N]")
     check_index_heads(checker, q.shape[1])
+    check_num_sms(checker, num_sms)
     checker.same_device(
         q=q, k=k, k_scale=k_scale, weights=weights, row_starts=row_starts, row_ends=row_ends,
         logits=logits,
@@ -47,6 +51,8 @@ def _compute_indexer_logits(
     row_starts: Tensor,
     row_ends: Tensor,
     clean: bool,
+    num_sms: int,
+    pdl: bool,
     logits: Tensor,
 ) -> None:
     logits.copy_(
@@ -56,7 +62,7 @@ def _compute_indexer_logits(
 
 _INDEXER_LOGITS = define_op(
     "indexer_logits(Tensor q, Tensor k, Tensor k_scale, Tensor weights, Tensor row_starts, "
-    "Tensor row_ends, bool clean, Tensor(a!) logits) -> ()",
+    "Tensor row_ends, bool clean, int num_sms, bool pdl, Tensor(a!) logits) -> ()",
     _check_indexer_logits,
     _compute_indexer_logits,
 )
@@ -71,6 +77,8 @@ def indexer_logits(
     row_ends: Tensor,
     *,
     clean: bool = False,
+    num_sms: int = 0,
+    pdl: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     r"""Scores every key of each row's range.
@@ -89,6 +97,9 @@ def indexer_logits(
         row_starts, row_ends: int32 ``[T]``; ranges are clamped to ``[0, N)`` and a row whose end is
             not after its start is empty.
         clean: Set the columns outside a row's range to -inf. Otherwise they hold any value.
+        num_sms: Multiprocessors to occupy at most, for engines that overlap streams; 0 for all.
+        pdl: Programmatic dependent launch: the kernel's first steps overlap the end of the kernel
+            before it on the stream.
         out: float32 ``[T, N]`` to write to, any row stride.
 
     Returns:
@@ -111,7 +122,7 @@ def indexer_logits(
     checker.shape(k, "k", (-1, INDEX_HEAD_DIM), "[N, 128]")
     if out is None:
         out = torch.empty(q.shape[0], k.shape[0], dtype=torch.float32, device=q.device)
-    _INDEXER_LOGITS(q, k, k_scale, weights, row_starts, row_ends, clean, out)
+    _INDEXER_LOGITS(q, k, k_scale, weights, row_starts, row_ends, clean, num_sms, pdl, out)
     return out
 
 
@@ -121,6 +132,8 @@ def _check_paged_indexer_logits(
     weights: Tensor,
     context_lens: Tensor,
     block_table: Tensor,
+    num_sms: int,
+    pdl: bool,
     logits: Tensor,
 ) -> None:
     checker = Checker("paged_indexer_logits")
@@ -129,6 +142,7 @@ def _check_paged_indexer_logits(
     sizes = (q.shape[0] * q.shape[1], -1)
     check_plain(checker, logits, "logits", torch.float32, sizes, text)
     check_paged_counts(checker, q)
+    check_num_sms(checker, num_sms)
     checker.same_device(
         q=q, index_cache=index_cache, weights=weights, context_lens=context_lens,
         block_table=block_table, logits=logits,
@@ -141,6 +155,8 @@ def _compute_paged_indexer_logits(
     weights: Tensor,
     context_lens: Tensor,
     block_table: Tensor,
+    num_sms: int,
+    pdl: bool,
     logits: Tensor,
 ) -> None:
     logits.copy_(
@@ -152,7 +168,7 @@ def _compute_paged_indexer_logits(
 
 _PAGED_INDEXER_LOGITS = define_op(
     "paged_indexer_logits(Tensor q, Tensor index_cache, Tensor weights, Tensor context_lens, "
-    "Tensor block_table, Tensor(a!) logits) -> ()",
+    "Tensor block_table, int num_sms, bool pdl, Tensor(a!) logits) -> ()",
     _check_paged_indexer_logits,
     _compute_paged_indexer_logits,
 )
@@ -166,6 +182,8 @@ def paged_indexer_logits(
     block_table: Tensor,
     max_context_len: int,
     *,
+    num_sms: int = 0,
+    pdl: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     r"""Scores the cached keys of each request for its query tokens.
@@ -188,6 +206,7 @@ def paged_indexer_logits(
         block_table: int32 ``[B, P]``, the pages of each request; entries outside ``[0, pages)`` are
             never dereferenced.
         max_context_len: Columns of the result.
+        num_sms, pdl: As in :func:`indexer_logits`.
         out: float32 ``[B * next_n, max_context_len]`` to write to, any row stride.
 
     Returns:
@@ -211,5 +230,5 @@ def paged_indexer_logits(
     if out is None:
         out = torch.empty(shape, dtype=torch.float32, device=q.device)
     checker.shape(out, "out", shape, "[B * next_n, max_context_len]")
-    _PAGED_INDEXER_LOGITS(q, index_cache, weights, context_lens, block_table, out)
+    _PAGED_INDEXER_LOGITS(q, index_cache, weights, context_lens, block_table, num_sms, pdl, out)
     return out

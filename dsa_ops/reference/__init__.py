@@ -10,13 +10,14 @@ from .caches import (
     write_index_cache,
     write_mla_cache,
 )
-from .indexer import indexer_logits, paged_indexer_logits
+from .indexer import cached_indexer_logits, indexer_logits, paged_indexer_logits
 from .merge import merge_states
 from .prepare import prepare_index_k, prepare_index_q
 from .sparse_mla import sparse_mla_decode, sparse_mla_prefill
 from .topk import indexer_topk, paged_indexer_topk, topk
 
 __all__ = [
+    "cached_indexer_logits",
     "gather_index_cache",
     "gather_mla_cache",
     "indexer_logits",

@@ -52,6 +52,39 @@ def indexer_logits(
     return logits
 
 
+def cached_indexer_logits(
+    q: Tensor,
+    index_cache: Tensor,
+    page_ids: Tensor,
+    weights: Tensor,
+    row_starts: Tensor,
+    row_ends: Tensor,
+    *,
+    clean: bool = False,
+    compute_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """``[T, 64 P]`` logits in ``compute_dtype``; see :func:`dsa_ops.cached_indexer_logits`.
+
+    ``q`` may be of any floating-point type. Columns outside a row's range are -inf when ``clean``,
+    else whatever the formula gives there.
+    """
+    num_rows, num_keys = q.shape[0], page_ids.shape[0] * INDEX_PAGE_TOKENS
+    cache = index_cache.squeeze(2) if index_cache.dim() == 4 else index_cache
+    logits = torch.full((num_rows, num_keys), -torch.inf, dtype=compute_dtype, device=q.device)
+    if cache.shape[0] == 0:
+        return logits
+    for keys in blocks(num_keys, _KEYS_PER_BLOCK):
+        k, k_scale, present = _gather_keys(cache, page_ids, keys)
+        columns = torch.arange(keys.start, keys.stop, device=q.device)
+        for rows, block in _score(q, k, k_scale, weights, compute_dtype):
+            inside = present.expand_as(block)
+            if clean:
+                inside = inside & (columns >= row_starts[rows, None])
+                inside = inside & (columns < row_ends[rows, None])
+            logits[rows, keys] = block.masked_fill(~inside, -torch.inf)
+    return logits
+
+
 def paged_indexer_logits(
     q: Tensor,
     index_cache: Tensor,

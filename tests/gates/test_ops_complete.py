@@ -17,10 +17,13 @@ from dsa_ops._library import OPS
 from tests.gates.native_build import ROOT, require_native
 
 NAMES = (
-    "gather_index_cache gather_mla_cache indexer_logits indexer_topk merge_states "
-    "paged_indexer_logits paged_indexer_topk prepare_index_k prepare_index_q sparse_mla_decode "
-    "sparse_mla_prefill topk write_index_cache write_mla_cache"
+    "cached_indexer_logits gather_index_cache gather_mla_cache indexer_logits indexer_topk "
+    "merge_states paged_indexer_logits paged_indexer_topk prepare_index_k prepare_index_q "
+    "sparse_mla_decode sparse_mla_prefill topk write_index_cache write_mla_cache"
 ).split()
+
+#: Parameters of public functions that a reference has no use for: where to write, how to launch.
+CALL_PARAMETERS = {"out", "num_sms", "pdl"}
 
 
 def schema_problems(schema: torch.FunctionSchema) -> list[str]:
@@ -46,7 +49,7 @@ def twin_problems(
     if twin is None:
         found.append("has no reference")
     if function is not None and twin is not None:
-        signature = set(inspect.signature(function).parameters) - {"out"}
+        signature = set(inspect.signature(function).parameters) - CALL_PARAMETERS
         if missing := signature - inspect.signature(twin).parameters.keys():
             found.append(f"has a reference without {sorted(missing)}")
     if not any(re.search(rf"\b{name}\b", text) for text in tests.values()):

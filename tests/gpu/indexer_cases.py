@@ -10,14 +10,20 @@ from tests.select_arguments import filled_index_cache, index_keys, index_queries
 INT32 = torch.iinfo(torch.int32)
 
 
-def ragged(num_rows: int, num_keys: int, num_heads: int) -> tuple[Tensor, ...]:
-    """q, k, k_scale, weights and ranges of every kind: whole, part, empty, past both ends."""
-    k, k_scale = index_keys(num_keys)
+def ranges(num_rows: int, num_keys: int) -> tuple[Tensor, Tensor]:
+    """Starts and ends of every kind: whole, part, empty, past both ends."""
     starts = torch.randint(-num_keys // 4, num_keys, (num_rows,)).int()
     ends = torch.randint(0, num_keys + num_keys // 4 + 1, (num_rows,)).int()
     special = ints([0, INT32.max], [INT32.min, 5], [7, 7], [9, 3], [0, INT32.min], [0, num_keys])
     count = min(num_rows, len(special))
     starts[:count], ends[:count] = special[:count, 0], special[:count, 1]
+    return starts, ends
+
+
+def ragged(num_rows: int, num_keys: int, num_heads: int) -> tuple[Tensor, ...]:
+    """q, k, k_scale, weights and ranges."""
+    k, k_scale = index_keys(num_keys)
+    starts, ends = ranges(num_rows, num_keys)
     weights = torch.randn(num_rows, num_heads)
     return index_queries(num_rows, num_heads), k, k_scale, weights, starts, ends
 

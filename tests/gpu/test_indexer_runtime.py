@@ -16,7 +16,7 @@ from tests.gpu.tools import (
     poisoned,
     same_bits,
 )
-from tests.select_arguments import ints
+from tests.select_arguments import filled_index_cache, ints
 
 __all__ = ["on_device"]
 
@@ -65,6 +65,37 @@ def test_streams_do_not_mix() -> None:
             lambda: (dsa_ops.paged_indexer_logits(q, cache, weights, lens, table, 1280),),
         ]
     )
+
+
+@pytest.mark.parametrize("num_sms", [0, 1, 7, 100, 100_000])
+@pytest.mark.parametrize("pdl", [False, True])
+def test_results_do_not_depend_on_the_launch(num_sms: int, pdl: bool) -> None:
+    """Behind a kernel that is still writing what they read, so that a start too early shows."""
+    launch = {"num_sms": num_sms, "pdl": pdl}
+    arguments = ragged(150, 3000, 64)
+    cache, pages = filled_index_cache(50), torch.randperm(50).int()
+    cached = (arguments[0], cache, pages, *arguments[3:])
+    q, _, weights, table = paged(6, 2, 64, 8)
+    lens = torch.randint(0, 500, (6,)).int()
+    calls = [
+        lambda **launch: dsa_ops.indexer_logits(*arguments, clean=True, **launch),
+        lambda **launch: dsa_ops.cached_indexer_logits(*cached, clean=True, **launch),
+        lambda **launch: dsa_ops.paged_indexer_logits(
+            q, cache, weights, lens, table, 512, **launch
+        ),
+    ]
+    expected = [call() for call in calls]
+    inputs = [*arguments, cache, pages, q, weights, lens, table]
+    kept = [tensor.clone() for tensor in inputs]
+    for call, target in zip(calls, expected, strict=True):
+        for tensor in inputs:
+            tensor.view(torch.uint8).zero_()
+        torch.cuda._sleep(1_000_000)
+        for tensor, source in zip(inputs, kept, strict=True):
+            tensor.copy_(source)
+        assert same_bits(call(**launch), target)
+        call(**launch)
+        assert same_bits(call(**launch), target)
 
 
 @pytest.mark.parametrize("op", ["indexer_logits", "paged_indexer_logits"])

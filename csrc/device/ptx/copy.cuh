@@ -33,6 +33,15 @@ __device__ __forceinline__ void prefetch_l2(void const* address) {
 
 // Copies `bytes` (a multiple of 16) and completes them on the barrier.
 __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
+                                          uint64_t* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared_dst)),
+      "l"(src), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+__device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
                                           uint64_t* barrier, uint64_t cache_policy) {
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "

@@ -25,6 +25,14 @@ struct RaggedArgs {
   int32_t pieces;
 };
 
+// key_map is e4m3 [pages, 64, 128] and num_keys 64 per page id; k_scale is not used.
+struct CachedArgs : RaggedArgs {
+  uint8_t const* index_cache;
+  int64_t page_stride_bytes;
+  int32_t const* page_ids;
+  int32_t num_pages;
+};
+
 struct PagedArgs {
   CUtensorMap query_map;  // e4m3 [batch, next_n, heads, 128]
   CUtensorMap key_map;    // e4m3 [pages, 64, 128]

@@ -27,6 +27,11 @@ class Checks {
     fail(make_status(StatusCode::kInvalidArgument, "%s: num_heads must be 8, 16, 32 or 64, got %d",
                      op_, value));
   }
+  void num_sms(int32_t value) {
+    if (value >= 0) return;
+    fail(make_status(StatusCode::kInvalidArgument, "%s: num_sms must be 0 or more, got %d", op_,
+                     value));
+  }
   void aligned(char const* argument, void const* pointer) {
     if (reinterpret_cast<uintptr_t>(pointer) % 16 == 0) return;
     fail(make_status(StatusCode::kInvalidArgument,
@@ -62,6 +67,23 @@ Status check_arguments(IndexerLogitsParams const& p, char const* op) noexcept {
   checks.stride("q_head_stride", p.num_heads, p.q_head_stride);
   checks.aligned("k", p.k);
   checks.stride("k_stride", p.num_keys, p.k_stride);
+  checks.num_sms(p.num_sms);
+  return checks.status();
+}
+
+Status check_arguments(CachedIndexerLogitsParams const& p, char const* op) noexcept {
+  Checks checks(op);
+  checks.extent("num_rows", p.num_rows);
+  checks.extent("num_pages", p.num_pages);
+  checks.extent("num_page_ids", p.num_page_ids);
+  if (checks.status().ok()) checks.extent("num_page_ids * 64", p.num_page_ids * kPageKeys);
+  checks.heads(p.num_heads);
+  checks.aligned("q", p.q);
+  checks.stride("q_row_stride", p.num_rows, p.q_row_stride);
+  checks.stride("q_head_stride", p.num_heads, p.q_head_stride);
+  checks.aligned("index_cache", p.index_cache);
+  checks.stride("page_stride_bytes", p.num_pages, p.page_stride_bytes);
+  checks.num_sms(p.num_sms);
   return checks.status();
 }
 
@@ -80,6 +102,7 @@ Status check_arguments(PagedIndexerLogitsParams const& p, char const* op) noexce
   checks.stride("q_head_stride", p.num_heads, p.q_head_stride);
   checks.aligned("index_cache", p.index_cache);
   checks.stride("page_stride_bytes", p.num_pages, p.page_stride_bytes);
+  checks.num_sms(p.num_sms);
   return checks.status();
 }
 

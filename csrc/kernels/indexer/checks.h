@@ -5,6 +5,7 @@
 namespace dsa_ops::indexer {
 
 Status check_arguments(IndexerLogitsParams const& params, char const* op) noexcept;
+Status check_arguments(CachedIndexerLogitsParams const& params, char const* op) noexcept;
 Status check_arguments(PagedIndexerLogitsParams const& params, char const* op) noexcept;
 
 }  // namespace dsa_ops::indexer

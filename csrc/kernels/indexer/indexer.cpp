@@ -1,6 +1,7 @@
 // The indexer's entry points: plan, tensor maps, launch.
 #include "dsa_ops/indexer.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -18,6 +19,21 @@ using indexer::kHeadDim;
 using indexer::kPageKeys;
 using indexer::kStageKeys;
 
+// Blocks to launch at most, one per multiprocessor.
+int32_t block_limit(DeviceProperties const& device, int32_t num_sms) {
+  return num_sms == 0 ? device.num_sms : std::min(device.num_sms, num_sms);
+}
+
+// The pages of an index cache, a box each. A cache without pages has no map, and the kernels no
+// page to load through it.
+Status encode_pages(CUtensorMap* map, void const* index_cache, int64_t num_pages,
+                    int64_t page_stride_bytes, char const* op) {
+  if (num_pages == 0) return Status{};
+  indexer::TensorMapDim const pages[] = {
+      {kHeadDim, 0, kHeadDim}, {kPageKeys, kHeadDim, kPageKeys}, {num_pages, page_stride_bytes, 1}};
+  return indexer::encode_tensor_map(map, index_cache, pages, 3, op);
+}
+
 Status encode_maps(PagedIndexerLogitsParams const& p, int32_t tile_rows, indexer::PagedArgs* args,
                    char const* op) {
   indexer::TensorMapDim const queries[] = {{kHeadDim, 0, kHeadDim},
@@ -25,12 +41,30 @@ Status encode_maps(PagedIndexerLogitsParams const& p, int32_t tile_rows, indexer
                                            {p.next_n, p.q_token_stride, tile_rows},
                                            {p.batch, p.q_batch_stride, 1}};
   Status const status = indexer::encode_tensor_map(&args->query_map, p.q, queries, 4, op);
-  // A cache without pages has no map, and the kernel no page to load through it.
-  if (!status.ok() || p.num_pages == 0) return status;
-  indexer::TensorMapDim const pages[] = {{kHeadDim, 0, kHeadDim},
-                                         {kPageKeys, kHeadDim, kPageKeys},
-                                         {p.num_pages, p.page_stride_bytes, 1}};
-  return indexer::encode_tensor_map(&args->key_map, p.index_cache, pages, 3, op);
+  if (!status.ok()) return status;
+  return encode_pages(&args->key_map, p.index_cache, p.num_pages, p.page_stride_bytes, op);
+}
+
+// What both ragged calls share: all but the keys.
+template <class Params>
+Status fill_ragged(Params const& p, int64_t num_keys, indexer::RaggedPlan const& plan,
+                   indexer::RaggedArgs* args, char const* op) {
+  args->weights = p.weights;
+  args->weights_row_stride = p.weights_row_stride;
+  args->row_starts = p.row_starts;
+  args->row_ends = p.row_ends;
+  args->logits = p.logits;
+  args->logits_row_stride = p.logits_row_stride;
+  args->num_rows = static_cast<int32_t>(p.num_rows);
+  args->num_keys = static_cast<int32_t>(num_keys);
+  args->row_tiles = plan.row_tiles;
+  args->key_tiles = plan.key_tiles;
+  args->pieces = plan.pieces;
+  indexer::TensorMapDim const queries[] = {
+      {kHeadDim, 0, kHeadDim},
+      {p.num_heads, p.q_head_stride, p.num_heads},
+      {p.num_rows, p.q_row_stride, indexer::kRaggedColumns / p.num_heads}};
+  return indexer::encode_tensor_map(&args->query_map, p.q, queries, 3, op);
 }
 
 }  // namespace
@@ -47,31 +81,40 @@ Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcep
 
   indexer::RaggedPlan const plan =
       indexer::plan_ragged(static_cast<int32_t>(p.num_rows), static_cast<int32_t>(p.num_keys),
-                           p.num_heads, device.num_sms);
+                           p.num_heads, block_limit(device, p.num_sms));
   indexer::RaggedArgs args{};
-  indexer::TensorMapDim const queries[] = {
-      {kHeadDim, 0, kHeadDim},
-      {p.num_heads, p.q_head_stride, p.num_heads},
-      {p.num_rows, p.q_row_stride, indexer::kRaggedColumns / p.num_heads}};
+  args.k_scale = p.k_scale;
+  status = fill_ragged(p, p.num_keys, plan, &args, kOp);
+  if (!status.ok()) return status;
   indexer::TensorMapDim const keys[] = {{kHeadDim, 0, kHeadDim},
                                         {p.num_keys, p.k_stride, kStageKeys}};
-  status = indexer::encode_tensor_map(&args.query_map, p.q, queries, 3, kOp);
-  if (status.ok()) status = indexer::encode_tensor_map(&args.key_map, p.k, keys, 2, kOp);
+  status = indexer::encode_tensor_map(&args.key_map, p.k, keys, 2, kOp);
+  if (!status.ok()) return status;
+  return indexer::launch_ragged(args, p.num_heads, p.clean, {plan.grid, p.pdl}, stream);
+}
+
+Status cached_indexer_logits(CachedIndexerLogitsParams const& p, cudaStream_t stream) noexcept {
+  constexpr char const* kOp = "cached_indexer_logits";
+  Status status = indexer::check_arguments(p, kOp);
+  if (!status.ok() || p.num_rows == 0 || p.num_page_ids == 0) return status;
+  DeviceProperties device;
+  status = current_device(&device, kOp);
   if (!status.ok()) return status;
 
-  args.k_scale = p.k_scale;
-  args.weights = p.weights;
-  args.weights_row_stride = p.weights_row_stride;
-  args.row_starts = p.row_starts;
-  args.row_ends = p.row_ends;
-  args.logits = p.logits;
-  args.logits_row_stride = p.logits_row_stride;
-  args.num_rows = static_cast<int32_t>(p.num_rows);
-  args.num_keys = static_cast<int32_t>(p.num_keys);
-  args.row_tiles = plan.row_tiles;
-  args.key_tiles = plan.key_tiles;
-  args.pieces = plan.pieces;
-  return indexer::launch_ragged(args, p.num_heads, p.clean, plan.grid, stream);
+  int64_t const num_keys = p.num_page_ids * kPageKeys;
+  indexer::RaggedPlan const plan =
+      indexer::plan_ragged(static_cast<int32_t>(p.num_rows), static_cast<int32_t>(num_keys),
+                           p.num_heads, block_limit(device, p.num_sms));
+  indexer::CachedArgs args{};
+  args.index_cache = static_cast<uint8_t const*>(p.index_cache);
+  args.page_stride_bytes = p.page_stride_bytes;
+  args.page_ids = p.page_ids;
+  args.num_pages = static_cast<int32_t>(p.num_pages);
+  status = fill_ragged(p, num_keys, plan, &args, kOp);
+  if (!status.ok()) return status;
+  status = encode_pages(&args.key_map, p.index_cache, p.num_pages, p.page_stride_bytes, kOp);
+  if (!status.ok()) return status;
+  return indexer::launch_cached(args, p.num_heads, p.clean, {plan.grid, p.pdl}, stream);
 }
 
 Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stream) noexcept {
@@ -84,7 +127,7 @@ Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stre
 
   indexer::PagedPlan const plan =
       indexer::plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n),
-                          static_cast<int32_t>(p.max_context_len), device.num_sms);
+                          static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms));
   indexer::PagedArgs args{};
   status = encode_maps(p, plan.tile_rows, &args, kOp);
   if (!status.ok()) return status;
@@ -102,7 +145,7 @@ Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stre
   args.tiles_per_request = plan.tiles_per_request;
   args.row_tiles = plan.row_tiles;
   args.max_context_len = static_cast<int32_t>(p.max_context_len);
-  return indexer::launch_paged(args, p.num_heads, plan, stream);
+  return indexer::launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl}, stream);
 }
 
 }  // namespace v0

@@ -8,12 +8,19 @@
 
 namespace dsa_ops::indexer {
 
-Status launch_ragged(RaggedArgs const& args, int32_t num_heads, bool clean, int32_t grid,
-                     cudaStream_t stream) noexcept;
+struct LaunchShape {
+  int32_t grid;
+  bool pdl;  // programmatic dependent launch
+};
+
+Status launch_ragged(RaggedArgs const& args, int32_t num_heads, bool clean,
+                     LaunchShape const& shape, cudaStream_t stream) noexcept;
+Status launch_cached(CachedArgs const& args, int32_t num_heads, bool clean,
+                     LaunchShape const& shape, cudaStream_t stream) noexcept;
 KernelList ragged_kernels();
 
-Status launch_paged(PagedArgs const& args, int32_t num_heads, PagedPlan const& plan,
-                    cudaStream_t stream) noexcept;
+Status launch_paged(PagedArgs const& args, int32_t num_heads, int32_t tile_rows,
+                    LaunchShape const& shape, cudaStream_t stream) noexcept;
 KernelList paged_kernels();
 
 }  // namespace dsa_ops::indexer

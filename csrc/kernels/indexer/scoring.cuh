@@ -71,10 +71,10 @@ struct RingPosition {
 };
 
 // Run by one thread; __syncthreads then publishes the barriers.
-__device__ __forceinline__ void init_barriers(Barriers& barriers) {
+__device__ __forceinline__ void init_barriers(Barriers& barriers, uint32_t query_full_arrivals) {
   for (int i = 0; i < kQueryStages; ++i) {
-    ptx::mbarrier_init(&barriers.query_full[i], 1);
-    ptx::mbarrier_init(&barriers.query_empty[i], kMathWarps);
+    ptx::mbarrier_init(&barriers.query_full[i], query_full_arrivals);
+    ptx::mbarrier_init(&barriers.query_empty[i], kMathWarps * 32);
   }
   for (int i = 0; i < kKeyStages; ++i) {
     ptx::mbarrier_init(&barriers.key_full[i], 1);

@@ -6,18 +6,19 @@ namespace dsa_ops::indexer {
 namespace {
 
 template <int kHeads, int kRows>
-Status launch_tile(PagedArgs const& args, int32_t grid, cudaStream_t stream) {
+Status launch_tile(PagedArgs const& args, LaunchShape const& shape, cudaStream_t stream) {
   return launch_kernel<sm90_paged_indexer_logits_kernel<kHeads, kRows>,
-                       PagedStorage<PagedTile<kHeads, kRows>>>(args, grid, stream,
+                       PagedStorage<PagedTile<kHeads, kRows>>>(args, shape, stream,
                                                                "paged_indexer_logits");
 }
 
 template <int kHeads>
-Status launch(PagedArgs const& args, PagedPlan const& plan, cudaStream_t stream) {
-  switch (plan.tile_rows) {
-    case 1: return launch_tile<kHeads, 1>(args, plan.grid, stream);
-    case 2: return launch_tile<kHeads, 2>(args, plan.grid, stream);
-    default: return launch_tile<kHeads, 4>(args, plan.grid, stream);
+Status launch(PagedArgs const& args, int32_t tile_rows, LaunchShape const& shape,
+              cudaStream_t stream) {
+  switch (tile_rows) {
+    case 1: return launch_tile<kHeads, 1>(args, shape, stream);
+    case 2: return launch_tile<kHeads, 2>(args, shape, stream);
+    default: return launch_tile<kHeads, 4>(args, shape, stream);
   }
 }
 
@@ -30,13 +31,13 @@ KernelEntry entry(char const* tile) {
 
 }  // namespace
 
-Status launch_paged(PagedArgs const& args, int32_t num_heads, PagedPlan const& plan,
-                    cudaStream_t stream) noexcept {
+Status launch_paged(PagedArgs const& args, int32_t num_heads, int32_t tile_rows,
+                    LaunchShape const& shape, cudaStream_t stream) noexcept {
   switch (num_heads) {
-    case 8: return launch<8>(args, plan, stream);
-    case 16: return launch<16>(args, plan, stream);
-    case 32: return launch<32>(args, plan, stream);
-    default: return launch<64>(args, plan, stream);
+    case 8: return launch<8>(args, tile_rows, shape, stream);
+    case 16: return launch<16>(args, tile_rows, shape, stream);
+    case 32: return launch<32>(args, tile_rows, shape, stream);
+    default: return launch<64>(args, tile_rows, shape, stream);
   }
 }
 

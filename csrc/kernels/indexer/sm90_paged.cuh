@@ -16,10 +16,10 @@
 //   warps 9-11  -inf from the end of a row tile's pages to max_context_len
 //
 // Rings and barriers:
-//   piece_full[2]   1 arrival (producer: the piece is described); the math warps wait, then load
-//                   weights
+//   piece_full[2]   32 arrivals (the producer's lanes: each has described a part of the piece); the
+//                   math warps wait, then load weights
 //   query_full[2]   1 arrival (producer, with the bytes of the query tile); the math warps wait
-//   query_empty[2]  8 arrivals (one per math warp, after a piece's last stage); the producer waits
+//   query_empty[2]  256 arrivals (the math lanes, after a piece's last stage); the producer waits
 //   key_full[8]     1 arrival (producer, with the bytes of the pages present); the math warps wait
 //   key_empty[8]    8 arrivals (one per math warp: the end of a wgmma is known per warp); the
 //                   producer waits
@@ -30,6 +30,7 @@
 #include <cstdint>
 
 #include "device/ptx/copy.cuh"
+#include "device/ptx/grid.cuh"
 #include "device/ptx/mbarrier.cuh"
 #include "device/ptx/warp.cuh"
 #include "kernels/indexer/args.h"
@@ -105,6 +106,7 @@ class PagedProducer {
       ptx::prefetch_tensor_map(&args_.query_map);
       if (args_.num_pages > 0) ptx::prefetch_tensor_map(&args_.key_map);
     }
+    ptx::wait_for_prior_kernels();
     first_pages_ = pages_of<Tile>(args_, lane_);
     int32_t total = first_pages_;
 #pragma unroll 4
@@ -178,8 +180,7 @@ class PagedProducer {
     if (lane_ < rows.tokens) {
       sent.row_lengths[lane_] = args_.lengths.of(rows.request, rows.first_token + lane_);
     }
-    __syncwarp();  // the arrival below publishes every lane's writes
-    if (ptx::elect_one()) ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
+    ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
     queries_.advance();
   }
 
@@ -210,10 +211,9 @@ class PagedProducer {
 
   __device__ void finish() {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
-    if (ptx::elect_one()) {
-      shared_.pieces[queries_.stage].stages = 0;
-      ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
-    }
+    if (lane_ == 0) shared_.pieces[queries_.stage].stages = 0;
+    ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
+    ptx::launch_dependent_kernels();
   }
 
   PagedArgs const& args_;
@@ -310,8 +310,7 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
       n += kStageKeys;
       first_out += kStageKeys;
     }
-    __syncwarp();  // every lane has read the piece
-    if (lane == 0) ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
+    ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
   }
 }
@@ -330,8 +329,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     producer.plan();
   } else if (warp == 0) {
     if (lane == 0) {
-      for (uint64_t& full : shared.piece_full) ptx::mbarrier_init(&full, 1);
-      init_barriers(shared);
+      for (uint64_t& full : shared.piece_full) ptx::mbarrier_init(&full, 32);
+      init_barriers(shared, 1);
     }
   } else if (warp < kMathWarps) {
     constexpr int kPrefetchThreads = (kMathWarps - 1) * 32;
@@ -339,6 +338,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                                     static_cast<int32_t>(threadIdx.x) - 32);
   }
   __syncthreads();
+  ptx::wait_for_prior_kernels();
 
   if (warp < kMathWarps) {
     ptx::setmaxnreg_inc<kMathRegisters>();

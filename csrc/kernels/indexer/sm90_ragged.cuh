@@ -1,4 +1,5 @@
 // indexer_logits: logits[t, n] = k_scale[n] * sum_h weights[t, h] * relu(q[t, h] . k[n]).
+// cached_indexer_logits: the same with keys and scales in the pages of a cache (ragged_keys.cuh).
 //
 // Row tiles x tiles of 128 keys are laid end to end and cut into equal pieces, which the blocks
 // take in turn. A unit is the part of a piece that lies in one row tile. Of it a block scores the
@@ -10,8 +11,9 @@
 //   warps 9-11  when `clean`: -inf for the keys of a unit that are not scored
 //
 // Rings and barriers:
-//   query_full[2]   1 arrival (producer, with the bytes of the query tile); the math warps wait
-//   query_empty[2]  8 arrivals (one per math warp, after a unit's last tile); the producer waits
+//   query_full[2]   32 arrivals (the producer's lanes, with the bytes of the query tile: each has
+//                   written a part of the unit); the math warps wait
+//   query_empty[2]  256 arrivals (the math lanes, after a unit's last tile); the producer waits
 //   key_full[8]     1 arrival (producer, with the bytes of a stage); the math warps wait
 //   key_empty[8]    8 arrivals (one per math warp: the end of a wgmma is known per warp); the
 //                   producer waits
@@ -22,9 +24,11 @@
 #include <cstdint>
 
 #include "device/ptx/copy.cuh"
+#include "device/ptx/grid.cuh"
 #include "device/ptx/mbarrier.cuh"
 #include "device/ptx/warp.cuh"
 #include "kernels/indexer/args.h"
+#include "kernels/indexer/ragged_keys.cuh"
 #include "kernels/indexer/scoring.cuh"
 
 namespace dsa_ops::indexer {
@@ -64,18 +68,11 @@ class RaggedWalk {
   int64_t end_ = 0;
 };
 
-// A unit of work as every lane of a warp sees it, and the range of the tile's row `lane`.
-struct RaggedWork {
-  int32_t first_row;
-  int32_t scan_begin, tiles, store_end;
-  RowRange row;
-};
-
 __device__ __forceinline__ int32_t clamp_key(int32_t key, int32_t num_keys) {
   return min(max(key, 0), num_keys);
 }
 
-template <class Tile>
+template <class Tile, class Keys>
 __device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t row_tile,
                                                 RowRange keys, int lane) {
   RaggedWork plan;
@@ -90,8 +87,7 @@ __device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t 
   int32_t const begin =
       max(__reduce_min_sync(~0u, empty ? args.num_keys : plan.row.begin), keys.begin);
   int32_t const end = min(__reduce_max_sync(~0u, empty ? 0 : plan.row.end), keys.end);
-  // Stores of 16 keys start on a 64-byte boundary where the row itself does.
-  plan.scan_begin = begin / 16 * 16;
+  plan.scan_begin = begin / Keys::kScanAlignment * Keys::kScanAlignment;
   plan.tiles = begin < end ? (end - plan.scan_begin + kStageKeys - 1) / kStageKeys : 0;
   plan.store_end = min(plan.scan_begin + plan.tiles * kStageKeys, keys.end);
   return plan;
@@ -109,16 +105,19 @@ __device__ __forceinline__ void stage_weights(RaggedArgs const& args, int32_t fi
   }
 }
 
-template <class Tile>
-__device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared, int lane) {
+template <class Tile, class Keys>
+__device__ void produce_ragged(typename Keys::Args const& args,
+                               typename Keys::template Storage<Tile>& shared, int lane) {
   RingPosition<kQueryStages> queries;
   RingPosition<kKeyStages> keys;
   RaggedWalk walk(args);
   int32_t row_tile;
   RowRange unit_keys;
   while (walk.next(&row_tile, &unit_keys)) {
-    RaggedWork const plan = plan_unit<Tile>(args, row_tile, unit_keys, lane);
+    RaggedWork const plan = plan_unit<Tile, Keys>(args, row_tile, unit_keys, lane);
     if (plan.tiles == 0) continue;
+    typename Keys::template Feed<typename Keys::template Storage<Tile>> feed(args, shared, plan,
+                                                                             lane);
 
     ptx::mbarrier_wait(&shared.query_empty[queries.stage], queries.phase ^ 1);
     RaggedUnit& sent = shared.units[queries.stage];
@@ -130,39 +129,34 @@ __device__ void produce_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shar
     }
     sent.rows[lane] = plan.row;
     stage_weights<Tile>(args, plan.first_row, sent.weights, lane);
-    __syncwarp();  // the arrival below publishes every lane's writes
+    uint64_t* full = &shared.query_full[queries.stage];
     if (ptx::elect_one()) {
-      uint64_t* full = &shared.query_full[queries.stage];
       ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
       ptx::tma_load_3d(shared.queries[queries.stage], &args.query_map, full, 0, 0, plan.first_row);
+    } else {
+      ptx::mbarrier_arrive(full);
     }
     queries.advance();
 
     for (int32_t t = 0; t < plan.tiles; ++t) {
       ptx::mbarrier_wait(&shared.key_empty[keys.stage], keys.phase ^ 1);
-      if (ptx::elect_one()) {
-        uint64_t* full = &shared.key_full[keys.stage];
-        ptx::mbarrier_arrive_expect_tx(full, kStageBytes);
-        ptx::tma_load_2d(shared.keys[keys.stage], &args.key_map, full, 0,
-                         plan.scan_begin + t * kStageKeys);
-      }
+      feed.load(keys.stage);
       keys.advance();
     }
   }
   ptx::mbarrier_wait(&shared.query_empty[queries.stage], queries.phase ^ 1);
-  if (ptx::elect_one()) {
-    shared.units[queries.stage].tiles = 0;
-    ptx::mbarrier_arrive(&shared.query_full[queries.stage]);
-  }
+  if (lane == 0) shared.units[queries.stage].tiles = 0;
+  ptx::mbarrier_arrive(&shared.query_full[queries.stage]);
+  ptx::launch_dependent_kernels();
 }
 
-template <class Tile>
+template <class Tile, class Keys>
 __device__ void fill_ragged(RaggedArgs const& args, int filler_thread, int lane) {
   RaggedWalk walk(args);
   int32_t row_tile;
   RowRange unit_keys;
   while (walk.next(&row_tile, &unit_keys)) {
-    RaggedWork const plan = plan_unit<Tile>(args, row_tile, unit_keys, lane);
+    RaggedWork const plan = plan_unit<Tile, Keys>(args, row_tile, unit_keys, lane);
     // Scored keys are [scan_begin, store_end): nothing of the unit when there is no tile.
     int32_t const head_end = plan.tiles == 0 ? unit_keys.end : plan.scan_begin;
     int32_t const tail_begin = plan.tiles == 0 ? unit_keys.end : plan.store_end;
@@ -179,15 +173,16 @@ __device__ void fill_ragged(RaggedArgs const& args, int filler_thread, int lane)
   }
 }
 
-template <class Tile, bool kClean>
-__device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared, int warp,
-                             int lane) {
+template <class Tile, class Keys, bool kClean>
+__device__ void score_ragged(typename Keys::Args const& args,
+                             typename Keys::template Storage<Tile>& shared, int warp, int lane) {
   constexpr int kUnroll = Tile::kBanks == 1 ? 4 : 1;
   RingPosition<kQueryStages> queries;
   RingPosition<kKeyStages> keys;
   MathRegisters<Tile> registers;
   uint64_t const first_keys =
       k_major_descriptor(ptx::shared_address(shared.keys) + warp / 4 * kWarpgroupKeys * kHeadDim);
+  int const stage_key = key_of_lane(warp, lane);
   int const lane_query = query_of_lane(lane);
 
   for (;;) {
@@ -207,17 +202,21 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
     }
     uint64_t const query_tile =
         uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
-    int32_t n = unit.scan_begin + key_of_lane(warp, lane);
+    int32_t n = unit.scan_begin + stage_key;
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
     // Scores the next 64 keys and hands the logits to `store(query)`.
-    auto const score = [&](float scale, auto const& store) {
+    auto const score = [&](auto ahead, auto const& store) {
       ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
+      LaneKey const key = Keys::lane_key(args, shared, keys.stage, stage_key, ahead);
       score_keys<Tile>(
-          registers, descriptor_at(first_keys, keys.stage * kStageBytes), query_tile, scale, lane,
+          registers, descriptor_at(first_keys, keys.stage * kStageBytes), query_tile, key.scale,
+          lane,
           [&] {
+            Keys::before_release();
             if (lane == 0) ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
           },
           [&](int query, float logit) {
+            if (!key.present) logit = -INFINITY;
             if constexpr (kClean) {
               RowRange const range = unit.rows[query + lane_query];
               if (n < range.begin || n >= range.end) logit = -INFINITY;
@@ -229,62 +228,62 @@ __device__ void score_ragged(RaggedArgs const& args, RaggedStorage<Tile>& shared
       first_out += kStageKeys;
     };
 
-    // Tiles of whole rows and keys need no test per logit, and load a scale ahead.
+    // Tiles of whole rows and keys need no test per logit, and load a stage ahead.
     int32_t const whole =
         uniform(rows >= Tile::kQueries ? (store_end - unit.scan_begin) / kStageKeys : 0);
-    float const* next_scale_at = args.k_scale + n;
-    float next_scale = whole > 0 ? __ldg(next_scale_at) : 0.f;
+    auto const* next_at = Keys::ahead_at(args, min(n, args.num_keys - 1));
+    auto next = __ldg(next_at);
 #pragma unroll kUnroll
     for (int32_t t = 0; t < whole; ++t) {
-      float const scale = next_scale;
-      if (t + 1 < whole) next_scale_at += kStageKeys;
-      next_scale = __ldg(next_scale_at);
+      auto const ahead = next;
+      if (t + 1 < whole) next_at += Keys::kAheadPerStage;
+      next = __ldg(next_at);
       float* out = first_out;
-      score(scale, [&](int, float logit) {
+      score(ahead, [&](int, float logit) {
         *out = logit;
         out += 2 * args.logits_row_stride;
       });
     }
 #pragma unroll 1
     for (int32_t t = whole; t < tiles; ++t) {
-      float const scale = __ldg(args.k_scale + min(n, args.num_keys - 1));
+      auto const ahead = __ldg(Keys::ahead_at(args, min(n, args.num_keys - 1)));
       float* out = first_out;
-      score(scale, [&](int query, float logit) {
+      score(ahead, [&](int query, float logit) {
         if (n < store_end && query + lane_query < rows) *out = logit;
         out += 2 * args.logits_row_stride;
       });
     }
-    __syncwarp();  // every lane has read the unit
-    if (lane == 0) ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
+    ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
   }
 }
 
-template <int kHeads, bool kClean>
+template <int kHeads, class Keys, bool kClean>
 __global__ void __launch_bounds__(kThreads, 1)
-    sm90_indexer_logits_kernel(__grid_constant__ RaggedArgs const args) {
+    sm90_indexer_logits_kernel(__grid_constant__ typename Keys::Args const args) {
   using Tile = RaggedTile<kHeads>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
-  auto& shared = *reinterpret_cast<RaggedStorage<Tile>*>(shared_memory);
+  auto& shared = *reinterpret_cast<typename Keys::template Storage<Tile>*>(shared_memory);
   int const warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&args.query_map);
-    ptx::prefetch_tensor_map(&args.key_map);
-    init_barriers(shared);
+    if (Keys::any(args)) ptx::prefetch_tensor_map(&args.key_map);
+    init_barriers(shared, 32);
   }
   __syncthreads();
+  ptx::wait_for_prior_kernels();
 
   if (warp < kMathWarps) {
     ptx::setmaxnreg_inc<kMathRegisters>();
-    score_ragged<Tile, kClean>(args, shared, warp, lane);
+    score_ragged<Tile, Keys, kClean>(args, shared, warp, lane);
   } else {
     ptx::setmaxnreg_dec<kProducerRegisters>();
     if (warp == kProducerWarp) {
-      produce_ragged<Tile>(args, shared, lane);
+      produce_ragged<Tile, Keys>(args, shared, lane);
     } else if (kClean) {
-      fill_ragged<Tile>(args, static_cast<int>(threadIdx.x) - kFillerWarp * 32, lane);
+      fill_ragged<Tile, Keys>(args, static_cast<int>(threadIdx.x) - kFillerWarp * 32, lane);
     }
   }
 }

@@ -88,7 +88,8 @@ struct PagedPiece {
   int32_t row_lengths[4];
 };
 
-// The `full` barriers get one arrival (the producer's), the `empty` ones one per math warp.
+// Lanes that write or read what a barrier guards arrive for themselves; where the guarded bytes are
+// those of copies and wgmma, one lane arrives for its warp.
 struct Barriers {
   uint64_t query_full[kQueryStages];
   uint64_t query_empty[kQueryStages];
@@ -104,8 +105,13 @@ struct alignas(1024) RaggedStorage : Barriers {
 };
 
 template <class Tile>
+struct alignas(1024) CachedStorage : RaggedStorage<Tile> {
+  alignas(16) float scales[kKeyStages][kStageKeys];
+};
+
+template <class Tile>
 struct alignas(1024) PagedStorage : Barriers {
-  uint64_t piece_full[kQueryStages];  // 1 arrival (the producer's), before that of query_full
+  uint64_t piece_full[kQueryStages];  // before query_full
   alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
   alignas(16) float scales[kKeyStages][kStageKeys];
