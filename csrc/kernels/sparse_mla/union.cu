@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/sparse_mla/union.cuh"
 
 namespace dsa_ops::sparse_mla {
@@ -5,18 +7,22 @@ namespace {
 
 template <int kBits>
 Status launch_union(UnionArgs const& args, char const* op, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(UnionStorage);
-  if (Status status = allow_shared_memory<union_kernel<kBits>>(kBytes, op); !status.ok()) {
+  constexpr int kMaxBytes = sizeof(UnionStorage) + kMapBytes;
+  if (Status status = allow_shared_memory<union_kernel<kBits>>(kMaxBytes, op); !status.ok()) {
     return status;
   }
+  int64_t const keys = std::min<int64_t>(args.num_keys, KeyMap<kBits>::kWindow);
+  int64_t const parts = (keys + kPartKeys - 1) / kPartKeys;
+  size_t const bytes = sizeof(UnionStorage) + parts * kPartKeys / 8 * kBits;
   int64_t const packs = (args.num_rows + args.pack_rows - 1) / args.pack_rows;
-  union_kernel<kBits><<<static_cast<unsigned>(packs), kUnionThreads, kBytes, stream>>>(args);
+  union_kernel<kBits><<<static_cast<unsigned>(packs), kUnionThreads, bytes, stream>>>(args);
   return cuda_status(cudaGetLastError(), op);
 }
 
 template <int kBits>
 KernelEntry kernel_entry(char const* variant) {
-  return {{"union_kernel", "sparse_mla_prefill", variant, kUnionThreads, sizeof(UnionStorage), 64},
+  return {{"union_kernel", "sparse_mla_prefill", variant, kUnionThreads,
+           sizeof(UnionStorage) + kMapBytes, 40},
           reinterpret_cast<void const*>(&union_kernel<kBits>)};
 }
 

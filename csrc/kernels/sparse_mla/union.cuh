@@ -36,7 +36,6 @@ struct KeyMap {
 };
 
 struct UnionStorage {
-  uint32_t map[kMapBytes / 4];
   uint16_t order[kPartKeys];  // keys of a part
   int part_keys[kUnionWarps];
   uint32_t first_key, last_key;
@@ -44,6 +43,7 @@ struct UnionStorage {
   int num_keys;     // of the union
   int num_members;  // entries of the lists
   int repeated;
+  alignas(16) uint32_t map[];  // of a window, or of all keys if they are fewer
 };
 
 __device__ __forceinline__ int list_length(UnionArgs const& args, int64_t row) {
@@ -214,7 +214,7 @@ __device__ inline void write_tile(UnionArgs const& args, int64_t pack, int membe
 }
 
 template <int kBits>
-__global__ void __launch_bounds__(kUnionThreads, 4)
+__global__ void __launch_bounds__(kUnionThreads, 6)
     union_kernel(__grid_constant__ const UnionArgs args) {
   extern __shared__ uint4 raw_storage[];
   auto& shared = *reinterpret_cast<UnionStorage*>(raw_storage);
