@@ -17,6 +17,7 @@ set(DSA_OPS_SOURCES
   indexer/sm90_paged.cu
   indexer/sm90_ragged.cu
   indexer/tensor_map.cpp
+  sparse_mla/fp8/launch.cu
   sparse_mla/kernels.cpp
   sparse_mla/plan.cpp
   sparse_mla/sparse_mla_decode.cu

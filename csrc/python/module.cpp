@@ -100,8 +100,9 @@ py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top
   require_positive(
       "plan_sparse_mla_decode",
       {{"num_rows", num_rows}, {"num_heads", num_heads}, {"top_k", top_k}, {"num_sms", num_sms}});
-  auto const plan = dsa_ops::sparse_mla::plan_splits(num_rows, num_heads, top_k, num_sms);
+  auto const plan = dsa_ops::sparse_mla::plan_fp8(num_rows, num_heads, top_k, num_sms);
   py::dict result;
+  result["tile_heads"] = plan.tile_heads;
   result["head_tiles"] = plan.head_tiles;
   result["num_splits"] = plan.num_splits;
   result["blocks_per_split"] = plan.blocks_per_split;

@@ -26,7 +26,7 @@ Status launch(KernelArgs const& args, int64_t num_rows, char const* op, cudaStre
   return cuda_status(cudaGetLastError(), op);
 }
 
-// Checks shared by both entry points; `limit` names the number of keys.
+// Checks shared by both entry points.
 Status check_common(char const* op, int64_t num_rows, int32_t num_heads, int64_t top_k,
                     int64_t q_row_stride, int64_t q_head_stride, int64_t out_row_stride,
                     int64_t out_head_stride);

@@ -1,4 +1,4 @@
-// Sparse MLA forward, prefill and decode.
+// Sparse MLA forward over bf16 rows.
 //
 //   s[h, j] = sm_scale * q[t, h] . kv[indices[t, j]],   out[t, h] = softmax_j(s[h, j]) . kv[.,
 //   :512]
@@ -10,14 +10,9 @@
 //   warpgroup 1  output dims 256 ... 511, with the probabilities of warpgroup 0
 //   warpgroup 2  gathers and masks the next tokens
 // Two stages; V is the same bytes as K, read transposed. Registers 200 / 200 / 104.
-//
-// FP8 cache: K and V are the e4m3 values themselves, exact in f16. Scores are accumulated by groups
-// of 128 dims, each time multiplied by the ratio of the group's scale to the next one's, so the
-// scales act in fp32: rounded into K, they would cost the lse two digits. For V the scales act on
-// the probabilities. A softmax weight is kept as 2^(s + e - m), with 2^e the token's largest scale:
-// that is its weight in the output, so f16 holds any mix of scales; the row sum takes 2^e out
-// again.
 #pragma once
+#include "device/ptx/convert.cuh"
+#include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/producer.cuh"
 #include "kernels/sparse_mla/query.cuh"
@@ -39,47 +34,22 @@ struct FragmentPosition {
 // Descriptor words between two 64-dim panels.
 inline constexpr uint64_t kPanelStep = kPanelBytes >> 4;
 
-// scores (+)= q . k over panels [first, last) of 64 dims; waits for the result.
-template <class Mma>
-__device__ __forceinline__ void multiply_panels(float (&scores)[32], uint64_t q, uint64_t k,
-                                                int first, int last, bool accumulate) {
+// scores = q . k; waits for the result.
+template <class Source>
+__device__ __forceinline__ void compute_scores(SharedStorage<Source> const& shared, int stage,
+                                               float (&scores)[32]) {
+  uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
+  uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[stage]));
   pin_registers(scores);
   ptx::wgmma_fence();
 #pragma unroll
-  for (int step = first * 4; step < last * 4; ++step) {
+  for (int step = 0; step < Source::kHeadDim / 16; ++step) {
     uint64_t const offset = (step / 4) * kPanelStep + (step % 4) * 2;
-    wgmma_ss<Mma>(scores, q + offset, k + offset, accumulate || step != first * 4);
+    wgmma_ss<typename Source::ScoreMma>(scores, q + offset, k + offset, step != 0);
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
   pin_registers(scores);
-}
-
-// Multiplies the scores of every token (column) by its factor.
-__device__ __forceinline__ void scale_tokens(float (&scores)[32],
-                                             float const (&factor)[kBlockTokens],
-                                             FragmentPosition const& at) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) scores[i] *= factor[(i >> 2) * 8 + at.column + (i & 1)];
-}
-
-// scores = q . k, with the scales of an FP8 cache applied.
-template <class Source>
-__device__ __forceinline__ void compute_scores(SharedStorage<Source> const& shared, int stage,
-                                               FragmentPosition const& at, float (&scores)[32]) {
-  uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
-  uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[stage]));
-  if constexpr (Source::kFp8Cache) {
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      multiply_panels<typename Source::ScoreMma>(scores, q, k, 2 * group, 2 * group + 2, group > 0);
-      scale_tokens(scores, shared.token[stage].score_factor[group], at);
-    }
-    multiply_panels<typename Source::RopeMma>(scores, q, k, kLatentPanels, kLatentPanels + 1, true);
-  } else {
-    constexpr int kPanels = SharedStorage<Source>::kPanels;
-    multiply_panels<typename Source::ScoreMma>(scores, q, k, 0, kPanels, false);
-  }
 }
 
 // Online softmax of one row pair over the blocks of this part.
@@ -94,30 +64,18 @@ struct SoftmaxState {
 // 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
 inline constexpr float kReferenceSlackLog2 = 8.f;
 
-// 2^x, subnormal results as zero.
-__device__ __forceinline__ float exp2_flushed(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
 // Turns raw products into probabilities in place; returns the output rescale factors.
 template <class Source>
 __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared,
                                              KernelArgs const& args, int stage,
                                              FragmentPosition const& at, float (&scores)[32],
                                              SoftmaxState& state, float (&rescale)[2]) {
-  float row_scale[2] = {args.score_scale_log2, args.score_scale_log2};
-  if constexpr (Source::kFp8Cache) {
-    row_scale[0] = shared.query_scale[at.row];
-    row_scale[1] = shared.query_scale[at.row + 8];
-  }
-  float const* const bias = shared.token[stage].bias_of(at.member) + at.column;
+  float const* const bias = shared.bias[stage][at.member] + at.column;
   float maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
-    scores[i] = fmaf(scores[i], row_scale[half], bias[(i >> 2) * 8 + (i & 1)]);
+    scores[i] = fmaf(scores[i], args.score_scale_log2, bias[(i >> 2) * 8 + (i & 1)]);
     maximum[half] = fmaxf(maximum[half], scores[i]);
   }
   float shift[2];
@@ -130,47 +88,19 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
     bool const grows = maximum[half] > before + kReferenceSlackLog2;
     if (grows) state.reference[half] = maximum[half];
     shift[half] = state.reference[half] == -INFINITY ? 0.f : state.reference[half];
-    rescale[half] = grows ? exp2_flushed(before - shift[half]) : 1.f;
+    rescale[half] = grows ? ptx::exp2_flushed(before - shift[half]) : 1.f;
     state.sum[half] *= rescale[half];
   }
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
-    scores[i] = exp2_flushed(scores[i] - shift[half]);
-    if constexpr (Source::kFp8Cache) {
-      int const token = (i >> 2) * 8 + at.column + (i & 1);
-      state.sum[half] = fmaf(scores[i], shared.token[stage].inverse[token], state.sum[half]);
-    } else {
-      state.sum[half] += scores[i];
-    }
+    scores[i] = ptx::exp2_flushed(scores[i] - shift[half]);
+    state.sum[half] += scores[i];
   }
-}
-
-__device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
 // Output of one consumer warpgroup: two groups of 128 dims.
 using OutputTile = float[2][64];
-
-// The A fragments of a block's probabilities, for an FP8 cache times the scales of one group.
-template <class Source>
-__device__ __forceinline__ void load_fragments(uint32_t (&fragments)[4][4],
-                                               uint32_t const* probability, int thread,
-                                               TokenData<Source> const& token, int group,
-                                               FragmentPosition const& at) {
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    uint32_t& word = fragments[i >> 2][i & 3];
-    word = probability[i * 128 + thread];
-    if constexpr (Source::kFp8Cache) {
-      int const first_token = (i >> 2) * 16 + ((i >> 1) & 1) * 8 + at.column;
-      uint32_t const pair =
-          *reinterpret_cast<uint32_t const*>(&token.value_scale[group][first_token]);
-      asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(word) : "r"(pair));
-    }
-  }
-}
 
 template <class Source>
 __device__ __forceinline__ void issue_values(float (&output)[64], uint32_t const (&fragments)[4][4],
@@ -183,26 +113,22 @@ __device__ __forceinline__ void issue_values(float (&output)[64], uint32_t const
   ptx::wgmma_commit();
 }
 
-// output += P . V for the dims of one consumer warpgroup; waits for the result. An FP8 cache has
-// its own fragments for each group of dims.
+// output += P . V for the dims of one consumer warpgroup; waits for the result.
 template <class Source>
 __device__ __forceinline__ void multiply_values(OutputTile& output, SharedStorage<Source>& shared,
-                                                int stage, int half, int thread,
-                                                FragmentPosition const& at) {
-  constexpr int kSets = Source::kFp8Cache ? 2 : 1;
+                                                int stage, int half, int thread) {
   uint64_t const value =
       mn_major_descriptor(ptx::shared_address(shared.kv[stage][half * 4]), kPanelBytes);
   uint32_t const* const probability = shared.probability_of(stage);
-  uint32_t fragments[kSets][4][4];
+  uint32_t fragments[4][4];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) fragments[i >> 2][i & 3] = probability[i * 128 + thread];
+  pin_registers(output[0]);
+  pin_registers(output[1]);
+  ptx::wgmma_fence();
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
-    if (part < kSets) {
-      load_fragments(fragments[part], probability, thread, shared.token[stage], half * 2 + part,
-                     at);
-    }
-    pin_registers(output[part]);
-    ptx::wgmma_fence();
-    issue_values<Source>(output[part], fragments[part % kSets], value + part * 2 * kPanelStep);
+    issue_values<Source>(output[part], fragments, value + part * 2 * kPanelStep);
   }
   ptx::wgmma_wait<0>();
   pin_registers(output[0]);
@@ -236,9 +162,9 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
   for (int i = 0; i < 128; i += 2) {
     int const row = at.row + ((i >> 1) & 1) * 8;
     int const group = i >> 2;  // of 8 columns
-    store_shared_4(
+    ptx::store_shared_4(
         panels + (group >> 3) * kPanelBytes + swizzled_chunk(row, group & 7) + at.column * 2,
-        pack_bf16(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]));
+        ptx::pack_bf16(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]));
   }
   ptx::named_barrier_sync(kOutputStaged + half, 128);
   int const lane = thread & 31;
@@ -325,14 +251,12 @@ struct Consumer {
   // Warpgroup 0: scores and probabilities of a block, published for warpgroup 1.
   __device__ __forceinline__ void compute_probabilities(int stage, float (&rescale)[2]) {
     float scores[32];
-    compute_scores(shared, stage, at, scores);
+    compute_scores(shared, stage, scores);
     softmax_step(shared, args, stage, at, scores, state, rescale);
     uint32_t* const probability = shared.probability_of(stage);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      probability[i * 128 + thread] = Source::kFp8Cache
-                                          ? pack_f16(scores[2 * i], scores[2 * i + 1])
-                                          : pack_bf16(scores[2 * i], scores[2 * i + 1]);
+      probability[i * 128 + thread] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
     }
     if (at.column == 0) {
       shared.rescale[stage][at.row] = rescale[0];
@@ -372,7 +296,7 @@ struct Consumer {
         receive_probabilities(stage, block, rescale);
       }
       if (__any_sync(0xFFFFFFFFu, rescale[0] != 1.f || rescale[1] != 1.f)) scale_output(rescale);
-      multiply_values(output, shared, stage, warpgroup, thread, at);
+      multiply_values(output, shared, stage, warpgroup, thread);
       release(stage);
     }
     Tile const tile = tile_of_block(args, shared.pack_tile);
