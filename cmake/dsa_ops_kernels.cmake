@@ -22,6 +22,7 @@ set(DSA_OPS_SOURCES
   sparse_mla/plan.cpp
   sparse_mla/sparse_mla_decode.cu
   sparse_mla/sparse_mla_prefill.cu
+  sparse_mla/union.cu
   topk/indexer_topk.cpp
   topk/plan.cpp
   topk/row_lengths.cu

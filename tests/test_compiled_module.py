@@ -107,3 +107,15 @@ def test_workspaces() -> None:
     assert split(1, 128, 2048, SMS) > 2 * 128 * (512 + 1) * 4
     assert split(4096, 128, 2048, SMS) == 0
     assert split(32_768, 64, 2048, SMS) < 256 << 20
+
+
+def test_workspace_of_packed_rows() -> None:
+    size = compiled_module().sparse_mla_prefill_workspace_bytes
+    for num_heads in (1, 5, 8, 16, 32):
+        # Too little work for packs to pay, enough of it, and more than one launch takes.
+        assert size(0, num_heads, 2048, SMS) == size(8 * SMS - 1, num_heads, 2048, SMS) == 0
+        entries = 2605 * 830
+        assert 4 * entries < size(2605, num_heads, 830, SMS) < 5 * entries + (1 << 17)
+        assert 40 << 20 < size(1 << 20, num_heads, 2048, SMS) < 82 << 20
+    assert size(4096, 33, 2048, SMS) == size(4096, 128, 2048, SMS) == 0
+    assert size(4096, 8, 0, SMS) == size(4096, 8, 2**31 - 65, SMS) == 0

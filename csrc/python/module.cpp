@@ -138,6 +138,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("num_rows"), py::arg("num_keys"));
   module.def("paged_indexer_topk_workspace_bytes", &dsa_ops::paged_indexer_topk_workspace_bytes,
              py::arg("num_rows"), py::arg("max_context_len"));
+  module.def("sparse_mla_prefill_workspace_bytes", &dsa_ops::sparse_mla_prefill_workspace_bytes,
+             py::arg("num_rows"), py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("sparse_mla_decode_workspace_bytes", &dsa_ops::sparse_mla_decode_workspace_bytes,
              py::arg("num_rows"), py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
 }

@@ -122,6 +122,9 @@ def sparse_mla_prefill(
     what ``kv`` holds in rows that are not selected has no effect, NaN included. An index that
     occurs twice counts twice. A row without keys gives ``out = 0`` and ``lse = max_logits = -inf``.
 
+    With up to 32 heads, neighbouring rows that select many keys in common attend together and fetch
+    those once, whatever the order of the lists. This changes the rounding of a row's results only.
+
     Args:
         q: bfloat16 ``[T, H, 576]`` or ``[T, H, 512]``, H from 1 to 128. Strides of 16-byte
             multiples.

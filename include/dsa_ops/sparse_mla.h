@@ -44,7 +44,13 @@ struct SparseMlaPrefillParams {
   int32_t num_heads;  // 1 ... 128
   int32_t head_dim;   // 576 or 512
   float sm_scale;
+  void* workspace;  // 256-byte aligned; may be null when the size query gives 0
+  size_t workspace_bytes;
 };
+// Scratch for the unions of neighbouring rows' index lists, which rows of up to 32 heads attend
+// over together where they have much in common; on a device with `num_sms` multiprocessors.
+DSA_OPS_API size_t sparse_mla_prefill_workspace_bytes(int64_t num_rows, int32_t num_heads,
+                                                      int64_t top_k, int32_t num_sms) noexcept;
 DSA_OPS_API Status sparse_mla_prefill(SparseMlaPrefillParams const& params,
                                       cudaStream_t stream) noexcept;
 

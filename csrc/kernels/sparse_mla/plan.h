@@ -30,4 +30,26 @@ struct PartialBytes {
 };
 PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_heads);
 
+// Rows of up to 32 heads may attend in packs: pack_rows neighbours in one tile of 64 (row, head)
+// pairs, over the union of their index lists.
+inline constexpr int kMaxPackRows = 8;  // a key of a union has a byte for the rows that select it
+
+struct PackPlan {
+  int pack_rows;       // 1: no packs
+  int64_t chunk_rows;  // of one launch, so that its unions fit a bounded scratch
+  int32_t capacity;    // keys of a union, a multiple of 64
+  // Of a chunk, multiples of 64: one of its two tile lists, and its unions.
+  size_t tiles_bytes, keys_bytes, members_bytes;
+  static constexpr size_t kFlagBytes = 256;
+  size_t total() const {
+    return pack_rows > 1 ? kFlagBytes + 2 * tiles_bytes + keys_bytes + members_bytes : 0;
+  }
+};
+PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
+
+// The largest share of its rows' entries that a union may have for the rows to attend as a pack.
+// A pack's tile is as long as its union, so with few rows it counts how many tiles follow each
+// other on a multiprocessor.
+float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms);
+
 }  // namespace dsa_ops::sparse_mla

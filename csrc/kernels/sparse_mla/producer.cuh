@@ -10,17 +10,24 @@
 
 namespace dsa_ops::sparse_mla {
 
-// The part of a row's index list that this thread block works on.
+// The part of a row's index list, or the union of a pack's lists, that this thread block works on.
 struct IndexList {
   int32_t const* entries;
-  int32_t length;      // entries at and after it are empty
-  int32_t num_blocks;  // of 64 entries
-  uint32_t num_keys;   // at most 2^31, above every index
+  uint8_t const* members;  // of a union's entries, else null
+  int32_t length;          // entries at and after it are empty
+  int32_t num_blocks;      // of 64 entries
+  uint32_t num_keys;       // at most 2^31, above every index
 
   // An entry of a block as it stands in the list, negative past its end.
   __device__ __forceinline__ int32_t entry(int block, int offset) const {
     int const position = block * kBlockTokens + offset;
     return position < length ? __ldg(entries + position) : -1;
+  }
+
+  // Bit j: row j of the tile selects the entry.
+  __device__ __forceinline__ uint32_t members_of(int block, int offset) const {
+    int const position = block * kBlockTokens + offset;
+    return members && position < length ? __ldg(members + position) : 1;
   }
 
   // Apart from entry(), which is called a block ahead: whoever looks at an entry waits for its
@@ -65,15 +72,21 @@ __device__ void produce(SharedStorage<Source>& shared, KernelArgs const& args,
   constexpr int kRowStep = kProducerThreads / 8;
 
   int32_t entries[kRowsPerThread];
+  uint32_t members[kRowsPerThread];
 #pragma unroll
-  for (int i = 0; i < kRowsPerThread; ++i) entries[i] = list.entry(0, first_row + i * kRowStep);
+  for (int i = 0; i < kRowsPerThread; ++i) {
+    entries[i] = list.entry(0, first_row + i * kRowStep);
+    members[i] = list.members_of(0, first_row + i * kRowStep);
+  }
 
   for (int block = 0; block < list.num_blocks; ++block) {
     int const stage = block % kStages;
     int32_t next[kRowsPerThread];
+    uint32_t next_members[kRowsPerThread];
 #pragma unroll
     for (int i = 0; i < kRowsPerThread; ++i) {
       next[i] = list.entry(block + 1, first_row + i * kRowStep);
+      next_members[i] = list.members_of(block + 1, first_row + i * kRowStep);
     }
     ptx::mbarrier_wait(&shared.kv_empty[stage], ((block / kStages) & 1) ^ 1);
     uint32_t const panels = ptx::shared_address(shared.kv[stage]);
@@ -87,13 +100,17 @@ __device__ void produce(SharedStorage<Source>& shared, KernelArgs const& args,
       for (int panel = 0; panel < kPanels; ++panel) {
         ptx::cp_async_16(target + panel * kPanelBytes, source + panel * 128, valid);
       }
-      if (chunk == 0) shared.bias[stage][row] = valid ? 0.f : -INFINITY;
+      bool const selects = valid && (members[i] >> chunk & 1);
+      shared.bias[stage][chunk][row] = selects ? 0.f : -INFINITY;
     }
     // The copies arrive when they have landed, so that those of the next stage start at once.
     ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage]);
     ptx::mbarrier_arrive(&shared.kv_full[stage]);
 #pragma unroll
-    for (int i = 0; i < kRowsPerThread; ++i) entries[i] = next[i];
+    for (int i = 0; i < kRowsPerThread; ++i) {
+      entries[i] = next[i];
+      members[i] = next_members[i];
+    }
   }
 }
 

@@ -19,43 +19,16 @@
 
 namespace dsa_ops::sparse_mla {
 
-// Where this thread block works.
-struct Tile {
-  int64_t row;
-  int first_head;
-  int heads;  // of the tile that exist
-  int split;
-};
-
-// Read anew at every call: kept from the start to the end of a thread block it would cost registers
-// that the loop needs.
-__device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
-  uint32_t block;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
-  uint32_t const tile = block / args.num_splits;
-  uint32_t const row = tile / args.head_tiles;
-  int const first_head = (tile - row * args.head_tiles) * kTileHeads;
-  return {row, first_head, min(kTileHeads, args.num_heads - first_head),
-          static_cast<int>(block - tile * args.num_splits)};
-}
-
-__device__ __forceinline__ IndexList index_list(KernelArgs const& args, Tile const& tile) {
-  int length = args.top_k;
-  if (args.topk_lens) length = min(length, max(args.topk_lens[tile.row], 0));
-  int const first = tile.split * args.blocks_per_split * kBlockTokens;
-  length = min(max(length - first, 0), args.blocks_per_split * kBlockTokens);
-  return {args.indices + tile.row * args.indices_row_stride + first, length,
-          (length + kBlockTokens - 1) / kBlockTokens,
-          static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31))};
-}
-
 // Rows that a thread's accumulators belong to: row() and row() + 8 of the tile.
 struct FragmentPosition {
   int row;
   int column;  // of the first of two neighbouring values in every group of 8 columns
+  int member;  // of the pack: the row of the input that both rows belong to
 
-  __device__ explicit FragmentPosition(int thread)
-      : row(((thread >> 5) & 3) * 16 + ((thread & 31) >> 2)), column((thread & 3) * 2) {}
+  __device__ FragmentPosition(Tile const& tile, int thread)
+      : row(((thread >> 5) & 3) * 16 + ((thread & 31) >> 2)),
+        column((thread & 3) * 2),
+        member(min(TileRow(tile, row).member, tile.rows - 1)) {}
 };
 
 // Descriptor words between two 64-dim panels.
@@ -97,12 +70,12 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
                                              KernelArgs const& args, int stage,
                                              FragmentPosition const& at, float (&scores)[32],
                                              SoftmaxState& state, float (&rescale)[2]) {
+  float const* const bias = shared.bias[stage][at.member] + at.column;
   float maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
-    int const token = (i >> 2) * 8 + at.column + (i & 1);
-    scores[i] = fmaf(scores[i], args.score_scale_log2, shared.bias[stage][token]);
+    scores[i] = fmaf(scores[i], args.score_scale_log2, bias[(i >> 2) * 8 + (i & 1)]);
     maximum[half] = fmaxf(maximum[half], scores[i]);
   }
   float shift[2];
@@ -112,9 +85,10 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
     maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xFFFFFFFFu, maximum[half], 2));
     state.maximum[half] = fmaxf(state.maximum[half], maximum[half]);
     float const before = state.reference[half];
-    if (maximum[half] > before + kReferenceSlackLog2) state.reference[half] = maximum[half];
+    bool const grows = maximum[half] > before + kReferenceSlackLog2;
+    if (grows) state.reference[half] = maximum[half];
     shift[half] = state.reference[half] == -INFINITY ? 0.f : state.reference[half];
-    rescale[half] = ptx::exp2_flushed(before - shift[half]);
+    rescale[half] = grows ? ptx::exp2_flushed(before - shift[half]) : 1.f;
     state.sum[half] *= rescale[half];
   }
 #pragma unroll
@@ -171,10 +145,9 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
     int64_t const part = tile.row * args.num_splits + tile.split;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      int const row = at.row + lower * 8;
-      if (row >= tile.heads) continue;
-      float* const target = args.partial_out +
-                            (part * args.num_heads + tile.first_head + row) * kLatentDim +
+      TileRow const to(tile, at.row + lower * 8);
+      if (!to.exists) continue;
+      float* const target = args.partial_out + (part * args.num_heads + to.head) * kLatentDim +
                             half * kHalfDim + at.column;
 #pragma unroll
       for (int group = 0; group < 32; ++group) {
@@ -195,11 +168,14 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
   }
   ptx::named_barrier_sync(kOutputStaged + half, 128);
   int const lane = thread & 31;
-  for (int row = (thread >> 5) & 3; row < tile.heads; row += 4) {
+#pragma unroll 4
+  for (int row = (thread >> 5) & 3; row < kTileHeads; row += 4) {
+    TileRow const to(tile, row);
+    if (!to.exists) continue;
     auto const* staged = reinterpret_cast<uint4 const*>(shared.query[half * 4 + (lane >> 3)] +
                                                         swizzled_chunk(row, lane & 7));
-    uint16_t* target = args.out + tile.row * args.out_row_stride +
-                       (tile.first_head + row) * args.out_head_stride + half * kHalfDim + lane * 8;
+    uint16_t* target = args.out + (tile.row + to.member) * args.out_row_stride +
+                       to.head * args.out_head_stride + half * kHalfDim + lane * 8;
     *reinterpret_cast<uint4*>(target) = *staged;
   }
 }
@@ -218,16 +194,16 @@ __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& arg
     float const lse_log2 = empty ? -INFINITY : state.reference[half] + log2f(sum);
     float factor = empty ? 0.f : 1.f / sum;
     int const row = at.row + half * 8;
-    int const head = tile.first_head + row;
-    bool const writes = at.column == 0 && row < tile.heads;
+    TileRow const to(tile, row);
+    bool const writes = at.column == 0 && to.exists;
     if (args.num_splits > 1) {
       int64_t const part = tile.row * args.num_splits + tile.split;
-      if (writes) args.partial_lse[part * args.num_heads + head] = lse_log2;
+      if (writes) args.partial_lse[part * args.num_heads + to.head] = lse_log2;
     } else {
-      if (args.attn_sink && row < tile.heads && !empty) {
-        factor /= 1.f + expf(args.attn_sink[head] - lse_log2 * kLn2);
+      if (args.attn_sink && to.exists && !empty) {
+        factor /= 1.f + expf(args.attn_sink[to.head] - lse_log2 * kLn2);
       }
-      int64_t const position = tile.row * args.num_heads + head;
+      int64_t const position = (tile.row + to.member) * args.num_heads + to.head;
       if (writes) args.lse[position] = lse_log2 * kLn2;
       if (writes && args.max_logits) args.max_logits[position] = state.maximum[half] * kLn2;
     }
@@ -246,13 +222,13 @@ struct Consumer {
   SoftmaxState state;
   OutputTile output;
 
-  __device__ Consumer(SharedStorage<Source>& storage, KernelArgs const& kernel_args, int index,
-                      int thread_index)
+  __device__ Consumer(SharedStorage<Source>& storage, KernelArgs const& kernel_args,
+                      Tile const& tile, int index, int thread_index)
       : shared(storage),
         args(kernel_args),
         warpgroup(index),
         thread(thread_index),
-        at(thread_index) {
+        at(tile, thread_index) {
 #pragma unroll
     for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] = 0.f;
   }
@@ -296,6 +272,19 @@ struct Consumer {
     rescale[1] = shared.rescale[stage][at.row + 8];
   }
 
+  // A value that is not finite reaches every row of a pack, with a weight of zero. Such rows attend
+  // again, one by one.
+  __device__ __forceinline__ void mark_leak(Tile const& tile) {
+    float finite = 0.f;
+#pragma unroll
+    for (int i = 0; i < 128; ++i) finite = fmaf(output[i >> 6][i & 63], 0.f, finite);
+    if (finite == 0.f) return;
+    for (int64_t row = tile.row; row < tile.row + tile.rows; ++row) {
+      args.unions.repairs[row] = {static_cast<int32_t>(row), list_length(args, row)};
+    }
+    *args.unions.leaked = 1;
+  }
+
   __device__ void run(int num_blocks) {
     for (int block = 0; block < num_blocks; ++block) {
       int const stage = block % kStages;
@@ -310,11 +299,12 @@ struct Consumer {
       multiply_values(output, shared, stage, warpgroup, thread);
       release(stage);
     }
-    Tile const tile = tile_of_block(args);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
     if (warpgroup == 0) finish_rows(shared, args, tile, at, state);
     ptx::named_barrier_sync(kFactorReady, kConsumerThreads);
     float const factor[2] = {shared.output_factor[at.row], shared.output_factor[at.row + 8]};
     scale_output(factor);
+    if (tile.packed) mark_leak(tile);
     store_output(shared, args, tile, at, warpgroup, thread, output);
   }
 };
@@ -322,12 +312,14 @@ struct Consumer {
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
+  if (args.pack_rows > 1 && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage<Source>*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   if (threadIdx.x == 0) {
+    if (args.pack_rows > 1) shared.pack_tile = args.tiles[blockIdx.x];
     for (int stage = 0; stage < kStages; ++stage) {
       ptx::mbarrier_init(&shared.kv_full[stage], 2 * kProducerThreads);
       ptx::mbarrier_init(&shared.kv_empty[stage], kConsumerThreads / 32);
@@ -336,19 +328,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
+  if (tile_of_block(args, shared.pack_tile).rows == 0) return;
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    produce(shared, args, index_list(args, tile_of_block(args)), thread);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
+    produce(shared, args, index_list(args, shared.pack_tile, tile), thread);
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
-    Tile const tile = tile_of_block(args);
-    load_queries(shared, args,
-                 args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride,
-                 tile.heads, threadIdx.x);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
+    load_queries(shared, args, tile, threadIdx.x);
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kQueryReady, kConsumerThreads);
-    int const num_blocks = index_list(args, tile).num_blocks;
-    Consumer<Source>(shared, args, warpgroup, thread).run(num_blocks);
+    int const num_blocks = index_list(args, shared.pack_tile, tile).num_blocks;
+    Consumer<Source>(shared, args, tile, warpgroup, thread).run(num_blocks);
   }
 }
 

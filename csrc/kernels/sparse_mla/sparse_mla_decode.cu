@@ -70,6 +70,8 @@ KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& pla
   args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = plan.num_splits;
   args.blocks_per_split = plan.blocks_per_split;
+  args.num_rows = params.num_rows;
+  args.pack_rows = 1;
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
   return args;
 }

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <cute/arch/mma_sm90_gmma.hpp>
 
+#include "kernels/sparse_mla/union.h"
+
 namespace dsa_ops::sparse_mla {
 
 inline constexpr int kTileHeads = 64;         // query heads of one block: the M of every wgmma
@@ -45,11 +47,14 @@ struct alignas(1024) SharedStorage {
   // Probabilities as A fragments, word i of a thread at [i][thread]. With a RoPE panel they lie
   // there: its last reader is the score product they come from.
   uint32_t probability[kPanels > kLatentPanels ? 0 : kStages][16 * 128];
-  float bias[kStages][kBlockTokens];  // 0, or -inf where there is no token
+  // By row of the pack: 0, or -inf where it selects no token. Padded, so that the eight lanes of a
+  // token write to different banks.
+  float bias[kStages][kMaxPackRows][kBlockTokens + 4];
   // From warpgroup 0 to 1: the factor of what was accumulated before a stage's block, and the last
   // one, 1 / row sum (and the sink).
   float rescale[kStages][kTileHeads];
   float output_factor[kTileHeads];
+  PackTile pack_tile;
   uint64_t kv_full[kStages];   // 256 arrivals: every producer thread once for its copies in flight
                                // and once for its writes
   uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done
