@@ -3,7 +3,7 @@
 // The result is the top_k largest logits of the row's range: equal logits go to the lower position,
 // -0 equals +0, NaN ranks as -inf. Positions are relative to the row's start, in ascending order,
 // then -1. With a block table they become slots, page * 64 + position % 64 (-1 where the page is
-// not a page of the cache: negative).
+// not a page of the cache: negative). Row offsets are added to what is not -1.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -30,6 +30,8 @@ struct TopkParams {
   int64_t indices_row_stride;
   int64_t num_rows;
   int64_t num_columns;
+  int32_t const* row_offsets;  // [num_rows], nullable: all zero
+  bool pdl;                    // as in dsa_ops/indexer.h
   int32_t top_k;               // 1 ... kMaxTopk
   bool to_slots;               // through block_table; the fields below are ignored otherwise
   int32_t const* block_table;  // [num_requests, pages_per_request]

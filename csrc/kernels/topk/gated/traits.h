@@ -1,55 +1,36 @@
-// Compile-time contract of the gated selection: tiles, sample, shared memory.
+// Compile-time contract of the gated selection: block shape, sample, candidates, shared memory.
 #pragma once
 #include <cstdint>
 
-#include "kernels/topk/traits.h"
+#include "kernels/topk/bins.cuh"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/cluster_select.cuh"
 
 namespace dsa_ops::topk_sm90::gated {
 
-// A block streams tiles of 4,096 logits, 8 per thread at a distance of 512, and loads one ahead.
-inline constexpr int kLogitsPerThread = 8;
-inline constexpr int kTileLogits = kThreads * kLogitsPerThread;
+// Packets of 16 bytes that a thread has in flight.
+inline constexpr int kDepth = 4;
+// Logits that a thread looks at before it takes places for those that pass.
+inline constexpr int kBatchLogits = 8;
+// A block's candidates at most; their keys are held in registers.
+constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168 : 6144; }
+// A sample is quads of neighbouring logits, as many per thread as the plan says.
+inline constexpr int kQuadLogits = 4;
+inline constexpr int kMaxQuads = 2;
 
-// A sample is 1,024 chunks of 1, 2, 4 or 8 logits: at least one logit in 32 of a row of up to
-// 262,144.
-inline constexpr int kSampleChunks = 1024;
-inline constexpr int kMaxChunkLog2 = 3;
-inline constexpr int kSampledPerLogitLog2 = 5;
-__host__ __device__ constexpr int sample_chunk_log2(int32_t length) {
-  int log2 = 0;
-  while (log2 < kMaxChunkLog2 && (int64_t{kSampleChunks} << (kSampledPerLogitLog2 + log2)) < length)
-    ++log2;
-  return log2;
-}
-
-// Of a row of values, the bin [low, low + 2^shift) that holds the rank-th best of them.
-struct Bin {
-  uint32_t low;
-  int shift;
-  uint32_t rank;    // of the value sought, within the bin
-  uint32_t inside;  // values in the bin
+struct Gate {
+  uint32_t key;    // this and better pass
+  uint32_t high;   // a key that few are better than
+  bool above_tie;  // the gate is just above a key that many share
 };
 
-// The k-th best candidate: winners have a better key, or this one and at most this position.
-struct Threshold {
-  uint32_t key;
-  uint32_t position;
-};
-
-inline constexpr int kMaxFinalists = 32;
-
-// Followed by the histogram (later the winners' positions), the candidates' keys and positions, and
-// the sample (later the winners' bitmap).
+// Followed by the candidates, the winners' bitmap and the winners' positions.
+template <int kClusterSize, int kThreads>
 struct alignas(128) SharedStorage {
-  uint32_t coarse[kCoarseBins];  // sums of 32 bins
-  uint32_t warp_totals[2][kWarps];
-  uint32_t warp_best[kWarps];
-  uint32_t warp_worst[kWarps];
-  uint32_t finalist_keys[kMaxFinalists];
-  uint32_t finalist_positions[kMaxFinalists];
-  Bin bin;
-  Threshold threshold;
-  uint32_t num_finalists;
+  SelectStorage<kClusterSize> select;
+  BinStorage bins;
+  typename BlockSums<kThreads, 1>::WarpSums warp_sums[2];
+  Gate gate;
   uint32_t num_candidates;
 };
 

@@ -1,71 +1,75 @@
 // indices[t, :] = ascending positions (or slots) of the top_k best of logits[t, start(t) : end(t)].
 //
-// A cluster of kClusterSize blocks (512 threads each) takes one row, a block one contiguous slice
-// of it. No roles and no pipeline: load + first digit, up to two more digits, compaction, output;
-// the overlap of one row's loads with another's selection comes from two blocks per multiprocessor.
-// Registers: at most 64. Shared memory: 17,152 bytes (two histograms, coarse sums, scan totals) +
-// 4 per resident key + 4 * top_k.
+// A cluster of kClusterSize blocks takes one row, a block one contiguous part of it, whose keys its
+// threads hold in registers: a logit is read once, and all loads are in flight at once, with those
+// of a sample. The sample gives an interval of keys, the cluster selects the k-th best from there,
+// and each block writes its own winners. No roles and no pipeline.
 //
-// Barriers are described where they stand: finish_round (one of the cluster per digit), sum_block,
-// and at the end of the kernel one cluster barrier that keeps a block's histograms alive while its
-// peers read them. How many rounds a row takes (0 to 3) is the same in all blocks of its cluster.
+// Registers: kKeys for keys. Shared memory: SharedStorage. Barriers are described where they stand.
 #pragma once
 #include <cstdint>
 
-#include "device/ptx/cluster.cuh"
-#include "kernels/topk/resident/compact.cuh"
-#include "kernels/topk/resident/select.cuh"
-#include "kernels/topk/resident/slice.cuh"
+#include "device/ptx/grid.cuh"
+#include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/resident/guess.cuh"
+#include "kernels/topk/resident/row_part.cuh"
 #include "kernels/topk/resident/traits.h"
 #include "kernels/topk/row_range.cuh"
 
 namespace dsa_ops::topk_sm90::resident {
 
-template <LogitsType kType, int kClusterSize>
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, int kMinBlocks>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
-  using Element = typename Slice<kType>::Element;
-  extern __shared__ __align__(128) unsigned char memory[];
-  SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
-  uint4* const key_quads = reinterpret_cast<uint4*>(memory + sizeof(SharedStorage));
-  int32_t* const winners = reinterpret_cast<int32_t*>(key_quads + args.capacity / 4);
-
+  __shared__ SharedStorage<kClusterSize, kThreads> shared;
+  TOPK_STAMP(0);
   int32_t const row = blockIdx.x / kClusterSize;
   int const rank = blockIdx.x % kClusterSize;
-  RowRange const range(args, row);
-  SlotMap const slot(args, row);
-  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
+  Selector<kClusterSize, kThreads> selector(shared.select, args.top_k);
+  ptx::wait_for_prior_kernels();
 
+  // Rows that start at zero are cut by the width of the logits, so that their loads need not wait
+  // for the row's end.
+  RowRange const range(args, row);
+  bool const from_zero = args.row_starts == nullptr;
+  int const span = from_zero ? args.num_columns : range.length;
+  auto const* const logits = static_cast<ElementOf<kType> const*>(args.logits) +
+                             int64_t{row} * args.logits_row_stride +
+                             (from_zero ? 0 : range.start);
+  int const samples = group_samples(span, args.top_k);
+  GroupSamples<kType, kThreads> const sample(logits, span, samples);
+  RowPart<kThreads, kKeys> const part(span, rank, kClusterSize);
+  float values[kKeys];
+  part.template load<kType>(values, logits);
+  GroupRanks const ranks = group_ranks(samples, span, args.top_k);
+  TOPK_STAMP(1);
+
+  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
   if (range.length <= args.top_k) {
-    write_whole_row(args, range, slot, rank, kClusterSize, indices);
+    selector.wait_for_cluster();
+    write_whole_row<kThreads>(args, range, SlotMap(args, row), rank, kClusterSize, indices);
     return;
   }
-
-  // Slices are multiples of 8 logits, so that all blocks of a row cut packets alike.
-  int const slice_length = ((range.length - 1) / kClusterSize / 8 + 1) * 8;
-  int const slice_begin = rank * slice_length;
-  int const count = max(min(range.length - slice_begin, slice_length), 0);
-  Slice<kType> const slice(static_cast<Element const*>(args.logits) +
-                               int64_t{row} * args.logits_row_stride + range.start + slice_begin,
-                           count);
-  // A slice beyond the capacity leaves the last tile free to pass the rest through.
-  int const resident = slice.keys <= args.capacity ? slice.keys : args.capacity - kTileKeys;
-
-  Selection const selection =
-      select_threshold<kClusterSize>(shared, key_quads, slice, resident, rank, args.top_k);
-  // This block's reads of its peers are complete: their values were in shared memory before the
-  // last __syncthreads.
-  if constexpr (kClusterSize > 1) ptx::cluster_arrive_relaxed();
-
-  Winners const mine = compact(shared, key_quads, slice, resident, selection, slice_begin, winners);
+  sample.write_best(shared.group_best, range.length);
   __syncthreads();
-  for (int i = threadIdx.x; i < mine.count; i += kThreads) {
-    indices[mine.first + i] = slot(winners[i]);
-  }
-  if constexpr (kClusterSize > 1) {
-    __syncwarp();
-    ptx::cluster_wait_acquire();
-  }
+  TOPK_STAMP(2);
+  if (threadIdx.x < 32) find_bounds(shared.low, shared.high, shared.group_best, ranks);
+  uint32_t keys[kKeys];
+  part.make_keys(keys, values, range.length);
+  __syncthreads();
+  TOPK_STAMP(3);
+  Interval interval = guessed_interval(shared.low, shared.high);
+  selector.wait_for_cluster();
+  while (!selector.select(keys, interval)) continue;
+  TOPK_STAMP(7);
+
+  Verdict const verdict = selector.verdict();
+  SlotMap const slot(args, row);
+  int32_t* const own = indices + first_winner(verdict);
+  emit_winners<kThreads>(shared.warp_sums, keys, verdict, [&](uint32_t place, int i) {
+    own[place] = slot(part.begin + part.index(i));
+  });
+  TOPK_STAMP(9);
 }
 
 }  // namespace dsa_ops::topk_sm90::resident
