@@ -44,7 +44,7 @@ DSA_OPS_API Status topk(TopkParams const& params, cudaStream_t stream) noexcept;
 
 // topk(indexer_logits(...)), chunk by chunk of rows whose logits fit the workspace. Ignored are
 // scoring.logits, its stride and clean, and what `selection` says of rows, columns and ranges:
-// `scoring` has them.
+// `scoring` has them; also row_offsets and pdl.
 struct IndexerTopkParams {
   IndexerLogitsParams scoring;
   TopkParams selection;
@@ -55,7 +55,9 @@ DSA_OPS_API size_t indexer_topk_workspace_bytes(int64_t num_rows, int64_t num_ke
 DSA_OPS_API Status indexer_topk(IndexerTopkParams const& params, cudaStream_t stream) noexcept;
 
 // topk(paged_indexer_logits(...)), likewise; row_to_request and num_requests are ignored too. Slots
-// come through selection.block_table, which may be that of `scoring`.
+// come through selection.block_table, which may be that of `scoring`. Rows not longer than top_k
+// are not scored. The kernels of a call overlap by programmatic dependent launch; scoring.pdl asks
+// for the same with the kernel before the call.
 struct PagedIndexerTopkParams {
   PagedIndexerLogitsParams scoring;
   TopkParams selection;

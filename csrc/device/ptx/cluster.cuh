@@ -50,10 +50,11 @@ __device__ __forceinline__ void store_cluster(uint32_t address, uint32_t value) 
 // Stores to any block of the cluster and completes the bytes on a barrier of that same block, whose
 // waiters then see them. Orders nothing else.
 __device__ __forceinline__ void store_async(uint32_t address, uint32_t value, uint32_t barrier) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
-                   address),
-               "r"(value), "r"(barrier)
-               : "memory");
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
+          address),
+      "r"(value), "r"(barrier)
+      : "memory");
 }
 
 __device__ __forceinline__ void store_async(uint32_t address, uint4 value, uint32_t barrier) {

@@ -4,38 +4,20 @@
 
 #include "device/ptx/warpgroup.cuh"
 #include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/storage.h"
+#include "kernels/topk/traits.h"
 
 namespace dsa_ops::topk_sm90 {
 
-inline constexpr int kBinsLog2 = 11;
-inline constexpr int kBins = 1 << kBinsLog2;
-// Eight warps search the bins.
-inline constexpr int kSearchThreads = 256;
-inline constexpr int kSearchWarps = kSearchThreads / 32;
-inline constexpr int kSearchBarrier = 1;
-
-struct Place {
-  uint32_t bin;
-  uint32_t rank;    // of the value sought, within the bin
-  uint32_t inside;  // values in the bin
-};
-
-struct alignas(16) BinStorage {
-  uint32_t bins[kBins];
-  uint32_t warp_sums[kSearchWarps];
-  Place low;
-  Place high;
-};
-
 template <int kThreads>
 __device__ __forceinline__ void clear_bins(BinStorage& shared) {
-  for (int i = threadIdx.x; i < kBins / 4; i += kThreads) {
+  for (int i = opaque(threadIdx.x); i < kBins / 4; i += kThreads) {
     reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
   }
 }
 
-// By kSearchThreads threads: where the low_rank-th and the high_rank-th best value lie, high_rank <=
-// low_rank. A rank that is 0 or above the number of values leaves its place as it is.
+// By kSearchThreads threads: where the low_rank-th and the high_rank-th best value lie, high_rank
+// <= low_rank. A rank that is 0 or above the number of values leaves its place as it is.
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {
   constexpr int kBinsPerThread = kBins / kSearchThreads;

@@ -6,6 +6,13 @@ namespace dsa_ops::topk_sm90 {
 
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
+// The same value, unknown to the compiler: what is computed from it is computed here, and does not
+// take registers from one use to the next through everything in between.
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 __device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane) {
 #pragma unroll
   for (int distance = 1; distance < 32; distance *= 2) {
@@ -25,6 +32,7 @@ struct BlockSums {
   uint32_t before[kWords];  // in lower threads
   uint32_t total[kWords];
 
+  BlockSums() = default;
   __device__ __forceinline__ BlockSums(WarpSums& warp_sums, uint32_t const (&values)[kWords]) {
     int const lane = threadIdx.x % 32;
     int const warp = threadIdx.x / 32;

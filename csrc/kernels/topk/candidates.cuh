@@ -44,9 +44,10 @@ struct CandidateStore {
 template <int kThreads, int kKeys>
 __device__ __forceinline__ void load_keys(uint32_t (&keys)[kKeys], Candidate const* list,
                                           uint32_t count) {
+  uint32_t const first = opaque(threadIdx.x);
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
-    uint32_t const index = threadIdx.x + i * kThreads;
+    uint32_t const index = first + i * kThreads;
     keys[i] = index < count ? key_of(__uint_as_float(list[index].bits)) : kNoKey;
   }
 }
@@ -74,10 +75,11 @@ __device__ __forceinline__ WinnerRule winner_rule(BinStorage& bins, WarpSums& wa
   rule.first_greater = verdict.threshold + 1;
   uint32_t const winning = verdict.ties - min(verdict.ties, verdict.equal_before);
   if (winning == 0) return rule;
+  Candidate const* const own = list + opaque(threadIdx.x);
   auto const visit = [&](auto const& visit_position) {
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
-      if (keys[i] == verdict.threshold) visit_position(list[threadIdx.x + i * kThreads].position);
+      if (keys[i] == verdict.threshold) visit_position(own[i * kThreads].position);
     }
   };
   uint32_t equal[1] = {0};
@@ -104,9 +106,9 @@ __device__ __forceinline__ void clear_bitmap(uint32_t* bitmap, int num_words) {
   for (int i = threadIdx.x; i < num_words + num_words / 32; i += kThreads) bitmap[i] = 0;
 }
 
-// Writes the winners' positions in the slice to `winners` in ascending order, a window of the bitmap
-// at a time, and returns their number. Barriers of a window: the cleared bitmap; the set bits; the
-// block's sum.
+// Writes the winners' positions in the slice to `winners` in ascending order, a window of the
+// bitmap at a time, and returns their number. Barriers of a window: the cleared bitmap; the set
+// bits; the block's sum.
 template <int kThreads, int kKeys, class WarpSums>
 __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint32_t* bitmap,
                                                   uint32_t window_words, Candidate const* list,
@@ -119,11 +121,12 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
 #pragma unroll 1
   for (uint32_t first_word = 0; first_word < slice_words; first_word += window_words, ++window) {
     uint32_t const num_words = min(slice_words - first_word, window_words);
+    Candidate const* const own = list + opaque(threadIdx.x);
     if (window > 0) __syncthreads();
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
       if (keys[i] >= wins.threshold) {
-        uint32_t const position = list[threadIdx.x + i * kThreads].position;
+        uint32_t const position = own[i * kThreads].position;
         uint32_t const word = position / 32 - first_word;
         if (word < num_words && wins(keys[i], position)) {
           atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
@@ -154,12 +157,6 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
     emitted += sums.total[0];
   }
   return emitted;
-}
-
-// Where this block's winners begin in the row's.
-__device__ __forceinline__ uint32_t first_winner(Verdict const& verdict) {
-  return verdict.greater_before + (verdict.settled ? verdict.equal_before
-                                                   : min(verdict.equal_before, verdict.ties));
 }
 
 }  // namespace dsa_ops::topk_sm90

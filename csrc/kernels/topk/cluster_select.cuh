@@ -19,15 +19,10 @@
 #include "kernels/topk/bins.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/keys.cuh"
+#include "kernels/topk/storage.h"
+#include "kernels/topk/traits.h"
 
 namespace dsa_ops::topk_sm90 {
-
-inline constexpr int kRoundBins = kSearchThreads;
-inline constexpr int kRoundBinsLog2 = 8;
-inline constexpr int kRankedKeys = 64;
-// Of a whole selection: four resolve a key from nothing; before them a first interval may miss the
-// k-th best twice (gated).
-inline constexpr int kMaxRounds = 8;
 
 // Keys low ... low + range in bins of 2^shift; keys past the last bin count there.
 struct Interval {
@@ -40,45 +35,20 @@ __device__ __forceinline__ int round_shift(uint32_t range) {
   return max(32 - __clz(range) - kRoundBinsLog2, 0);
 }
 
-// Where the rank-th best of the counted keys lies.
-struct Crossing {
-  uint32_t bin;            // kRoundBins if there are fewer keys
-  uint32_t rank;           // within the bin; of the keys below if there are fewer
-  uint32_t inside;         // keys in the bin
-  uint32_t above_before;   // keys above the bin, of all rounds, in the blocks of lower rank
-  uint32_t inside_before;  // keys in the bin in the blocks of lower rank
-};
-
-// Keys above the threshold win, and so do the first `ties` (by position) of those equal to it; if
-// `settled`, all keys from the threshold on.
-struct Verdict {
-  uint32_t threshold;
-  uint32_t ties;
-  uint32_t greater_before;  // keys above the threshold in the blocks of lower rank
-  uint32_t equal_before;    // keys that equal it there; if settled, what else wins there
-  bool settled;
-};
-
-template <int kClusterSize>
-struct alignas(16) SelectStorage {
-  uint32_t bins[2][kRoundBins];  // of even and odd rounds
-  uint16_t gathered[2][kClusterSize > 1 ? kClusterSize : 0][kRoundBins];
-  uint32_t ranked[kRankedKeys];  // grouped by block
-  uint64_t barriers[kMaxRounds + 1];
-  uint2 warp_sums[kSearchWarps];
-  Crossing crossing;
-  Verdict verdict;
-  uint32_t num_ranked;
-};
+// Where this block's winners begin in the row's.
+__device__ __forceinline__ uint32_t first_winner(Verdict const& verdict) {
+  return verdict.greater_before +
+         (verdict.settled ? verdict.equal_before : min(verdict.equal_before, verdict.ties));
+}
 
 // One selection of one row.
 template <int kClusterSize, int kThreads>
-class Selector {
+class ClusterSelect {
  public:
   using Storage = SelectStorage<kClusterSize>;
 
   // The caller synchronises the block before it selects.
-  __device__ Selector(Storage& shared, int top_k) : shared_(shared) {
+  __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) {
     int const thread = threadIdx.x;
     if (thread < kRoundBins) shared.bins[0][thread] = 0;
     if (thread < kRankedKeys) shared.ranked[thread] = kNoKey;
@@ -87,9 +57,8 @@ class Selector {
       shared.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
     }
     if constexpr (kClusterSize > 1) {
-      if (thread == 0) {
-#pragma unroll 1
-        for (int i = 0; i <= kMaxRounds; ++i) ptx::mbarrier_init(&shared.barriers[i], 1);
+      if (thread <= kMaxRounds) {
+        ptx::mbarrier_init(&shared.barriers[thread], 1);
         ptx::fence_mbarrier_init();
       }
       __syncwarp();
@@ -183,7 +152,7 @@ class Selector {
     if (threadIdx.x == 0) {
       ptx::mbarrier_arrive_expect_tx(barrier, kClusterSize * kRoundBins * sizeof(uint16_t));
     }
-    for (int i = threadIdx.x; i < kClusterSize * kStores; i += kThreads) {
+    for (int i = opaque(threadIdx.x); i < kClusterSize * kStores; i += kThreads) {
       int const peer = i / kStores;
       int const first = i % kStores * kCounts;
       uint4 const low = *reinterpret_cast<uint4 const*>(&shared_.bins[buffer][first]);
@@ -191,7 +160,8 @@ class Selector {
       uint4 const packed = make_uint4(low.x | low.y << 16, low.z | low.w << 16,
                                       high.x | high.y << 16, high.z | high.w << 16);
       ptx::store_async(
-          ptx::map_to_rank(ptx::shared_address(&shared_.gathered[buffer][block_rank()][first]), peer),
+          ptx::map_to_rank(ptx::shared_address(&shared_.gathered[buffer][block_rank()][first]),
+                           peer),
           packed, ptx::map_to_rank(ptx::shared_address(barrier), peer));
     }
   }
@@ -238,25 +208,26 @@ class Selector {
     }
   }
 
-  // Sends the keys of the crossing to every block, each of which ranks them.
+  // Sends the keys of the crossing to every block, each of which ranks them. Barriers: the block's
+  // keys; the exchange; the verdict.
   template <int kKeys>
   __device__ __forceinline__ void rank_inside(uint32_t const (&keys)[kKeys],
                                               Interval const& interval, Crossing const& crossing) {
-    if (kClusterSize > 1 && threadIdx.x == 0) {
-      ptx::mbarrier_arrive_expect_tx(&shared_.barriers[kMaxRounds],
-                                     crossing.inside * sizeof(uint32_t));
-    }
+    uint32_t* const list = kClusterSize == 1 ? shared_.ranked : shared_.own_ranked;
     bool any = false;  // few threads have one
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) any |= keys[i] - interval.low <= interval.range;
     if (any) {
 #pragma unroll
       for (int i = 0; i < kKeys; ++i) {
-        if (keys[i] - interval.low <= interval.range) send_key(keys[i], crossing.inside_before);
+        if (keys[i] - interval.low <= interval.range) {
+          list[atomicAdd(&shared_.num_ranked, 1u)] = keys[i];
+        }
       }
     }
-    if constexpr (kClusterSize == 1) __syncthreads();
-    if (threadIdx.x < 32) {
+    __syncthreads();
+    if constexpr (kClusterSize > 1) send_ranked(crossing);
+    if (threadIdx.x < kRankThreads) {
       if constexpr (kClusterSize > 1) {
         ptx::mbarrier_wait_cluster(&shared_.barriers[kMaxRounds], 0);
       }
@@ -265,62 +236,53 @@ class Selector {
     __syncthreads();
   }
 
-  __device__ __forceinline__ void send_key(uint32_t key, uint32_t inside_before) {
-    uint32_t const place = inside_before + atomicAdd(&shared_.num_ranked, 1u);
-    if constexpr (kClusterSize == 1) {
-      shared_.ranked[place] = key;
-    } else {
-      uint32_t const address = ptx::shared_address(&shared_.ranked[place]);
-      uint32_t const barrier = ptx::shared_address(&shared_.barriers[kMaxRounds]);
-#pragma unroll 1
-      for (int peer = 0; peer < kClusterSize; ++peer) {
-        ptx::store_async(ptx::map_to_rank(address, peer), key, ptx::map_to_rank(barrier, peer));
-      }
+  __device__ __forceinline__ void send_ranked(Crossing const& crossing) {
+    uint64_t* const barrier = &shared_.barriers[kMaxRounds];
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_arrive_expect_tx(barrier, crossing.inside * sizeof(uint32_t));
+    }
+    uint32_t const sends = shared_.num_ranked * kClusterSize;
+    for (uint32_t i = opaque(threadIdx.x); i < sends; i += kThreads) {
+      uint32_t const index = i / kClusterSize;
+      uint32_t const peer = i % kClusterSize;
+      uint32_t const place = ptx::shared_address(&shared_.ranked[crossing.inside_before + index]);
+      ptx::store_async(ptx::map_to_rank(place, peer), shared_.own_ranked[index],
+                       ptx::map_to_rank(ptx::shared_address(barrier), peer));
     }
   }
 
-  // By one warp, a lane one key at a time.
+  // Four threads compare a key with all others.
   __device__ __forceinline__ void rank_keys(Crossing const& crossing) {
-    int const lane = threadIdx.x % 32;
-    int const inside = static_cast<int>(crossing.inside);
+    uint32_t const thread = opaque(threadIdx.x);
+    uint32_t const index = thread / 4;
+    uint32_t const key = shared_.ranked[index];
+    // How many others are above, equal, the same in the blocks of lower rank, equal in lower
+    // places; six bits each.
+    uint32_t counts = 0;
 #pragma unroll 1
-    for (int index = lane; index - lane < inside; index += 32) {
-      uint32_t const key = shared_.ranked[index];
-      uint32_t greater = 0;
-      uint32_t not_less = 0;
-#pragma unroll 2
-      for (int first = 0; first < inside; first += 4) {
-        uint4 const quad = *reinterpret_cast<uint4 const*>(&shared_.ranked[first]);
-        uint32_t const others[4] = {quad.x, quad.y, quad.z, quad.w};
+    for (uint32_t first = thread % 4 * 4; first < crossing.inside; first += 16) {
+      uint4 const quad = *reinterpret_cast<uint4 const*>(&shared_.ranked[first]);
+      uint32_t const others[4] = {quad.x, quad.y, quad.z, quad.w};
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          greater += others[i] > key ? 1 : 0;
-          not_less += others[i] >= key ? 1 : 0;
+      for (uint32_t i = 0; i < 4; ++i) {
+        uint32_t const before = first + i < crossing.inside_before ? 1u | 1u << 12 : 1u;
+        if (others[i] > key) counts += before;
+        if (others[i] == key && first + i != index) {
+          counts += before << 6 | (first + i < index ? 1u << 24 : 0);
         }
       }
-      // Lanes that hold the key sought agree on it, and some lane does.
-      if (key != kNoKey && greater < crossing.rank && crossing.rank <= not_less) {
-        shared_.verdict =
-            Verdict{key, crossing.rank - greater, 0, 0, crossing.rank == not_less};
-      }
     }
-    __syncwarp();
-    uint32_t const threshold = shared_.verdict.threshold;
-    uint32_t greater_before = crossing.above_before;
-    uint32_t equal_before = 0;
-    if constexpr (kClusterSize > 1) {
-#pragma unroll
-      for (int j = 0; j < kRankedKeys / 32; ++j) {
-        int const index = lane + 32 * j;
-        uint32_t const key = shared_.ranked[index];
-        bool const before = index < static_cast<int>(crossing.inside_before);
-        greater_before += __popc(__ballot_sync(kAllLanes, before && key > threshold));
-        equal_before += __popc(__ballot_sync(kAllLanes, before && key == threshold));
-      }
-    }
-    if (lane == 0) {
-      shared_.verdict.greater_before = greater_before;
-      shared_.verdict.equal_before = equal_before;
+    counts += __shfl_xor_sync(kAllLanes, counts, 1);
+    counts += __shfl_xor_sync(kAllLanes, counts, 2);
+    uint32_t const greater = counts & 63;
+    uint32_t const equal = (counts >> 6 & 63) + 1;
+    bool const is_first = counts >> 24 == 0;
+    if (thread % 4 == 0 && key != kNoKey && is_first && greater < crossing.rank &&
+        crossing.rank <= greater + equal) {
+      uint32_t const own_before = index < crossing.inside_before ? 1 : 0;
+      shared_.verdict =
+          Verdict{key, crossing.rank - greater, crossing.above_before + (counts >> 12 & 63),
+                  (counts >> 18 & 63) + own_before, crossing.rank == greater + equal};
     }
   }
 

@@ -31,8 +31,8 @@ struct Slice {
   }
 };
 
-// Logits of a slice of a cluster's row: multiples of 8, so that all slices of a row have one
-// alignment.
+// Logits of a slice of a cluster's row: at least 8, a multiple of 8, so that all slices of a row
+// have one alignment.
 __device__ __forceinline__ int slice_length(int row_length, int cluster_size) {
   return (row_length - 1) / cluster_size / 8 * 8 + 8;
 }

@@ -1,5 +1,8 @@
 // What both top-k kernels share: the arguments that a launch carries.
 #pragma once
+#ifndef TOPK_STAMP
+#define TOPK_STAMP(i)
+#endif
 #include <cstdint>
 
 #include "dsa_ops/topk.h"
@@ -8,7 +11,7 @@
 namespace dsa_ops::topk_sm90 {
 
 inline constexpr int kPageTokens = 64;
-inline constexpr int kMaxSharedBytes = 232448;
+inline constexpr int kMaxDynamicBytes = 232448;  // of shared memory
 
 struct KernelArgs {
   void const* logits;
@@ -28,9 +31,10 @@ struct KernelArgs {
   indexer::RowLengths lengths;  // in place of row_starts and row_ends, if it has context_lens
   int32_t num_columns;
   int32_t top_k;
-  int32_t capacity;      // see TopkPlan
-  int32_t window_words;  // see TopkPlan
-  int32_t sample_quads;  // see TopkPlan
+  int32_t capacity;        // see TopkPlan
+  int32_t window_words;    // see TopkPlan
+  int32_t sample_quads;    // see TopkPlan
+  int32_t prefetch_bytes;  // see TopkPlan
 };
 
 }  // namespace dsa_ops::topk_sm90

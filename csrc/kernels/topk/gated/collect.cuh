@@ -1,5 +1,5 @@
-// The candidates of a block's slice: the logits that pass a gate; and, where those do not settle the
-// row, the slice's first ties or its best.
+// The candidates of a block's slice: the logits that pass a gate; and, where those do not settle
+// the row, the slice's first ties or its best.
 #pragma once
 #include <cstdint>
 
@@ -27,6 +27,7 @@ template <LogitsType kType, int kThreads>
 struct Stream {
   using P = Packet<kType>;
   static constexpr int kBatch = kBatchLogits / P::kLogits;
+  static constexpr int kDepth = kType == LogitsType::kFloat32 ? 4 : 3;  // packets in flight
   static_assert(kDepth % kBatch == 0);
 
   uint4 packets[kDepth];
@@ -43,12 +44,25 @@ struct Stream {
   }
 };
 
+// Has the L2 load the first `bytes` of the slice, by one thread. The gate takes several trips to
+// memory, in which the threads' packets alone would not keep it busy.
+template <LogitsType kType>
+__device__ __forceinline__ void prefetch(Slice<kType> const& slice, int bytes) {
+  constexpr int kChunkPackets = 2048;
+  int const packets = min(slice.num_packets, bytes / 16);
+#pragma unroll 1
+  for (int first = 0; first < packets; first += kChunkPackets) {
+    ptx::bulk_prefetch_l2(slice.packet(first), 16 * min(packets - first, kChunkPackets));
+  }
+}
+
 // Lists the logits of the slice that pass, as their bits. A NaN never passes.
 template <LogitsType kType, int kThreads>
 __device__ __forceinline__ void collect(CandidateStore const& store, Slice<kType> const& slice,
                                         Stream<kType, kThreads>& stream, float gate) {
   using P = Packet<kType>;
   constexpr int kBatch = Stream<kType, kThreads>::kBatch;
+  constexpr int kDepth = Stream<kType, kThreads>::kDepth;
   int const thread = threadIdx.x;
 #pragma unroll 1
   for (int first = 0; first < slice.num_packets; first += kDepth * kThreads) {
@@ -90,12 +104,13 @@ __device__ __forceinline__ uint32_t scan_in_order(
     typename BlockSums<kThreads, 1>::WarpSums (&warp_sums)[2], Slice<kType> const& slice,
     uint32_t first_greater, uint32_t threshold, uint32_t ties, uint32_t wanted, Emit const& emit) {
   constexpr int kOwn = 4;  // neighbouring logits
+  int const first = static_cast<int>(opaque(threadIdx.x)) * kOwn;
   uint32_t greater = 0;
   uint32_t equal = 0;
 #pragma unroll 1
   for (int begin = 0, step = 0; begin < slice.count && greater + min(equal, ties) < wanted;
        begin += kOwn * kThreads, ++step) {
-    int const position = begin + static_cast<int>(threadIdx.x) * kOwn;
+    int const position = begin + first;
     uint32_t keys[kOwn];
     uint32_t counts[1] = {0};  // greater in the low half, equal in the high half
 #pragma unroll
@@ -136,9 +151,8 @@ __device__ __forceinline__ uint32_t list_best(Storage& shared, Candidate* list,
 #pragma unroll 4
       for (int i = threadIdx.x; i < slice.count; i += kThreads) count(key_of(slice[i]));
     };
-    Bin const bin =
-        narrow<kThreads>(shared.bins, Bin{0, 32, static_cast<uint32_t>(top_k), 0}, 0, visit,
-                         [](Bin const& bin) { return bin.rank == bin.inside; });
+    Bin const bin = narrow<kThreads>(shared.bins, Bin{0, 32, static_cast<uint32_t>(top_k), 0}, 0,
+                                     visit, [](Bin const& bin) { return bin.rank == bin.inside; });
     // A bin that wins as a whole needs no tie.
     threshold = bin.low;
     first_greater = bin.low + (bin.rank == bin.inside ? 0 : 1);
@@ -157,12 +171,12 @@ template <int kThreads, class Storage, LogitsType kType>
 __device__ __forceinline__ uint32_t list_ties(Storage& shared, Candidate* list, uint32_t count,
                                               Slice<kType> const& slice, uint32_t tie,
                                               uint32_t wanted) {
-  return scan_in_order<kThreads, true>(
-      shared.warp_sums, slice, tie + 1, tie, wanted, wanted,
-      [&](uint32_t rank, uint32_t, int position) {
-        list[count + rank] =
-            Candidate{__float_as_uint(logit_of(tie)), static_cast<uint32_t>(position)};
-      });
+  return scan_in_order<kThreads, true>(shared.warp_sums, slice, tie + 1, tie, wanted, wanted,
+                                       [&](uint32_t rank, uint32_t, int position) {
+                                         list[count + rank] =
+                                             Candidate{__float_as_uint(logit_of(tie)),
+                                                       static_cast<uint32_t>(position)};
+                                       });
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

@@ -49,30 +49,29 @@ struct Sample {
   }
 };
 
-// The gate is the rank-th best sample, or up to an eighth of the rank below it. A crowd of equal
+// The gate is the rank-th best sample, or up to a quarter of the rank below it. A crowd of equal
 // samples there puts it just above them. The rank is what k keys of the row have in the sample on
-// average and eight deviations more: neighbours may resemble each other, and then count less.
+// average and six deviations more: neighbours may resemble each other, and then count less.
 template <LogitsType kType, int kThreads>
-__device__ __forceinline__ Gate find_gate(BinStorage& shared,
-                                          Sample<kType, kThreads> const& sample, int top_k) {
+__device__ __forceinline__ Gate find_gate(BinStorage& shared, Sample<kType, kThreads> const& sample,
+                                          int top_k) {
   float const expected = top_k * sample.density;
   float const deviation = sqrtf(expected);
   uint32_t const samples = kThreads * sample.quads * kQuadLogits;
-  uint32_t const rank = static_cast<uint32_t>(expected + 8.0f * deviation + 4.0f);
+  uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 4.0f);
   Gate const lowest{kWorstKey + 1, kBestKey, true};
   // Nearly all samples: no other gate would be of use.
   if (rank > samples / 4 * 3) return lowest;
-  uint32_t const high_rank =
-      static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
+  uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
   auto const visit = [&](auto const& count) { sample.visit(count); };
   auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
   Bin const bin = narrow<kThreads>(
       shared, Bin{0, 32, rank, samples}, high_rank, visit,
-      [&](Bin const& bin) { return bin.shift < 32 && passing(bin) <= rank + rank / 8; });
+      [&](Bin const& bin) { return bin.shift < 32 && passing(bin) <= rank + rank / 4; });
   uint32_t const high = shared.high.bin << (32 - kBinsLog2) | ~0u >> kBinsLog2;
   // No NaN passes any gate: they and -inf, one key, are told apart from the rest by a gate above.
   if (bin.low <= kWorstKey) return lowest;
-  bool const above_tie = passing(bin) > rank + rank / 8;
+  bool const above_tie = passing(bin) > rank + rank / 4;
   return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie};
 }
 

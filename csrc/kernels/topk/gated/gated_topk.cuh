@@ -2,11 +2,11 @@
 //
 // A cluster of kClusterSize blocks streams one row, a contiguous slice each. A block lists the
 // logits of its slice that pass a gate, the cluster selects among the lists, and each block orders
-// and writes its own winners. No roles: a thread has kDepth packets of 16 bytes in flight, and
+// and writes its own winners. No roles: a thread has 48 or 64 bytes in flight, and
 // where several blocks share a multiprocessor one row's loads overlap another's selection.
 //
-// Shared memory: SharedStorage, 8 bytes per candidate, the bitmap, 4 * top_k. Barriers are described
-// where they stand.
+// Shared memory: SharedStorage, 8 bytes per candidate, the bitmap, 4 * top_k. Barriers are
+// described where they stand.
 #pragma once
 #include <cstdint>
 
@@ -42,17 +42,11 @@ struct Assignment {
         logits(static_cast<Element const*>(args.logits) + int64_t{row} * args.logits_row_stride +
                range.start),
         slice_begin(rank * slice_length(range.length, cluster_size)),
-        slice(logits + slice_begin, max(min(range.length - slice_begin,
-                                            slice_length(range.length, cluster_size)),
-                                        0)) {}
+        slice(logits + slice_begin,
+              max(min(range.length - slice_begin, slice_length(range.length, cluster_size)), 0)) {}
 };
 
 inline constexpr uint32_t kBeyondCapacity = ~0u;
-
-__device__ __forceinline__ uint32_t opaque(uint32_t value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
 
 template <LogitsType kType, int kClusterSize, int kThreads, int kMinBlocks>
 __global__ void __launch_bounds__(kThreads, kMinBlocks)
@@ -64,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
   TOPK_STAMP(0);
 
-  Selector<kClusterSize, kThreads> selector(shared.select, args.top_k);
+  ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
   if (threadIdx.x == 0) shared.num_candidates = 0;
   ptx::wait_for_prior_kernels();
@@ -78,6 +72,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     }
     Sample<kType, kThreads> const sample(own.logits, own.range.length, args.sample_quads);
     Stream<kType, kThreads> stream(own.slice);  // in flight while the gate is found
+    if (threadIdx.x == kThreads - 1) prefetch(own.slice, args.prefetch_bytes);
     TOPK_STAMP(1);
     Gate const gate = find_gate(shared.bins, sample, args.top_k);
     if (threadIdx.x == 0) shared.gate = gate;
@@ -123,10 +118,10 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + opaque(args.capacity));
   int32_t* const winners =
       reinterpret_cast<int32_t*>(bitmap + args.window_words + args.window_words / 32);
-  WinnerRule const rule = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys,
-                                                verdict, own.slice.count);
-  uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words,
-                                                  list, keys, rule, own.slice.count, winners);
+  WinnerRule const rule =
+      winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, own.slice.count);
+  uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
+                                                  keys, rule, own.slice.count, winners);
   __syncthreads();
   TOPK_STAMP(8);
   int32_t* const indices = args.indices + int64_t{own.row} * args.indices_row_stride;

@@ -2,14 +2,13 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/topk/bins.cuh"
-#include "kernels/topk/block_scan.cuh"
-#include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/storage.h"
 
 namespace dsa_ops::topk_sm90::gated {
 
-// Packets of 16 bytes that a thread has in flight.
-inline constexpr int kDepth = 4;
+inline constexpr int kThreads = 512;
+// Two blocks share a multiprocessor, where there may be as many.
+constexpr int min_blocks(int cluster_size) { return cluster_size <= 2 ? 2 : 1; }
 // Logits that a thread looks at before it takes places for those that pass.
 inline constexpr int kBatchLogits = 8;
 // A block's candidates at most; their keys are held in registers.
@@ -29,7 +28,7 @@ template <int kClusterSize, int kThreads>
 struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
-  typename BlockSums<kThreads, 1>::WarpSums warp_sums[2];
+  uint32_t warp_sums[2][1][kThreads / 32];
   Gate gate;
   uint32_t num_candidates;
 };

@@ -1,99 +1,95 @@
-// An interval of keys that probably holds a row's k-th best, from the best of 32 groups of samples.
+// An interval of keys that probably holds a row's k-th best, guessed from a sample.
 #pragma once
 #include <cstdint>
 
+#include "kernels/topk/bins.cuh"
+#include "kernels/topk/cluster_select.cuh"
 #include "kernels/topk/keys.cuh"
-#include "kernels/topk/resident/row_part.cuh"
+#include "kernels/topk/packet.cuh"
 #include "kernels/topk/resident/traits.h"
 
 namespace dsa_ops::topk_sm90::resident {
 
-// With this many samples a group's best is below the k-th best of the row about as often as not.
-__device__ __forceinline__ int group_samples(int span, int top_k) {
-  float const samples = __fdividef(0.55f * span, top_k);
-  return min(max(__float2int_rn(samples), 1), kMaxGroupSamples);
+// Before the barrier that the caller has between this and the guess.
+template <int kThreads>
+__device__ __forceinline__ void prepare_guess(BinStorage& shared) {
+  clear_bins<kThreads>(shared);
+  if (threadIdx.x == 0) {
+    shared.low = Place{0, 0, 0};
+    shared.high = Place{kBins - 1, 0, 0};
+  }
 }
 
-// Three deviations either way.
-__device__ __forceinline__ GroupRanks group_ranks(int samples, int span, int top_k) {
-  float const share = __fdividef(top_k, span);  // of the row's keys win
-  float const below = kGroups * exp2f(samples * __log2f(1.0f - fminf(share, 0.99f)));
-  float const margin = 3.0f * sqrtf(below * (1.0f - below / kGroups)) + 1.0f;
-  return GroupRanks{max(static_cast<int>(below - margin), 0),
-                    min(static_cast<int>(below + margin), kGroups - 1)};
+// From samples (kNoKey is none) of which the whole block has `density` for each key of the row.
+// Barriers: the counts; the places.
+template <int kThreads, int kCount>
+__device__ __forceinline__ Interval guess_interval(BinStorage& shared,
+                                                   uint32_t const (&samples)[kCount], int top_k,
+                                                   float density) {
+  constexpr int kShift = 32 - kBinsLog2;
+  constexpr uint32_t kLastInBin = (1u << kShift) - 1;
+  // Beyond four powers of two a guess is none: ReLU zeros under the best scores, for example.
+  constexpr uint32_t kMaxBins = 16;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    if (samples[i] != kNoKey) atomicAdd(&shared.bins[samples[i] >> kShift], 1u);
+  }
+  __syncthreads();
+  TOPK_STAMP(2);
+  if (threadIdx.x < kSearchThreads) {
+    float const expected = top_k * density;
+    float const margin = 3.0f * __fsqrt_rn(expected) + 2.0f;
+    find_places(shared, static_cast<uint32_t>(expected + margin),
+                static_cast<uint32_t>(fmaxf(expected - margin, 1.0f)));
+  }
+  __syncthreads();
+  uint32_t const high = shared.high.bin;
+  uint32_t const low = max(shared.low.bin, high - min(high, kMaxBins - 1));
+  uint32_t const low_key = max(low << kShift, 1);
+  return Interval{low_key, ~low_key, round_shift((high << kShift | kLastInBin) - low_key)};
 }
 
-// A thread's samples: a lane's of kGroups / kWarps groups. Those of a group are spread over the row,
-// at a scrambled place each within equal parts of it, as a fixed distance could meet a period of
-// the data.
+// A thread's samples of a row that several blocks share: at scrambled places within equal parts of
+// it, as a fixed distance could meet a period of the data.
 template <LogitsType kType, int kThreads>
-struct GroupSamples {
-  static constexpr int kOwnGroups = kGroups / (kThreads / 32);
-  static constexpr int kLoads = kMaxGroupSamples / 32;
-  static_assert(kOwnGroups >= 1);
+struct RowSample {
+  static constexpr int kCount = kSamples / kThreads;
+  float logits[kCount];
+  uint32_t places[kCount];
 
-  float logits[kOwnGroups][kLoads];
-  int places[kOwnGroups][kLoads];
-
-  __device__ __forceinline__ GroupSamples(ElementOf<kType> const* row, int span, int size) {
-    int const lane = threadIdx.x % 32;
-    int const warp = threadIdx.x / 32;
-    float const width = __fdividef(span, kGroups * size);
+  template <class Element>
+  __device__ __forceinline__ RowSample(Element const* row, int span) {
+    uint32_t const width = max(span / kSamples, 1);
 #pragma unroll
-    for (int i = 0; i < kOwnGroups; ++i) {
-#pragma unroll
-      for (int j = 0; j < kLoads; ++j) {
-        int const member = lane + 32 * j;
-        uint32_t const part = member * kGroups + warp * kOwnGroups + i;
-        float const scrambled = (part * 0x9E3779B1u >> 8) * 0x1p-24f;
-        places[i][j] = min(static_cast<int>((part + scrambled) * width), span - 1);
-        logits[i][j] = 0.0f;
-        if (member < size && span > 0) logits[i][j] = load_logit<kType>(row + places[i][j]);
-        if (member >= size) places[i][j] = span;
-      }
+    for (int i = 0; i < kCount; ++i) {
+      uint32_t const index = threadIdx.x + i * kThreads;
+      uint32_t const begin = static_cast<uint32_t>(
+          static_cast<uint64_t>(static_cast<uint32_t>(span)) * index / kSamples);
+      places[i] = begin + __umulhi(index * 0x9E3779B1u, width);
+      logits[i] = span > 0 ? Packet<kType>::logit(row[places[i]]) : no_logit();
     }
   }
-
-  // The best of each group among the row's first `length` logits.
-  __device__ __forceinline__ void write_best(uint32_t (&group_best)[kGroups], int length) const {
+  __device__ __forceinline__ Interval guess(BinStorage& shared, int length, int span,
+                                            int top_k) const {
+    uint32_t keys[kCount];
 #pragma unroll
-    for (int i = 0; i < kOwnGroups; ++i) {
-      uint32_t best = kNoKey;
-#pragma unroll
-      for (int j = 0; j < kLoads; ++j) {
-        best = max(best, places[i][j] < length ? key_of(logits[i][j]) : kNoKey);
-      }
-      best = __reduce_max_sync(kAllLanes, best);
-      if (threadIdx.x % 32 == 0) group_best[threadIdx.x / 32 * kOwnGroups + i] = best;
+    for (int i = 0; i < kCount; ++i) {
+      keys[i] = places[i] < static_cast<uint32_t>(length) ? key_of(logits[i]) : kNoKey;
     }
+    return guess_interval<kThreads>(shared, keys, top_k, __fdividef(kSamples, span));
   }
 };
 
-// By one warp: the groups' bests of two ranks from the worst.
-__device__ __forceinline__ void find_bounds(uint32_t& low, uint32_t& high,
-                                            uint32_t const (&group_best)[kGroups],
-                                            GroupRanks const& ranks) {
-  int const lane = threadIdx.x % 32;
-  // The low bits tell equal ones apart.
-  uint32_t const mine = (group_best[lane] & ~31u) | lane;
-  int less = 0;
+// One block has the whole row: one key of each thread is the sample.
+template <int kThreads, int kKeys>
+__device__ __forceinline__ Interval guess_from_keys(BinStorage& shared,
+                                                    uint32_t const (&keys)[kKeys], int top_k) {
+  static_assert((kKeys & (kKeys - 1)) == 0);
+  uint32_t const choice = threadIdx.x * 0x9E3779B1u >> 20 & (kKeys - 1);
+  uint32_t samples[1] = {keys[0]};
 #pragma unroll
-  for (int i = 0; i < kGroups; i += 4) {
-    uint4 const quad = *reinterpret_cast<uint4 const*>(&group_best[i]);
-    less += ((quad.x & ~31u) | i) < mine ? 1 : 0;
-    less += ((quad.y & ~31u) | (i + 1)) < mine ? 1 : 0;
-    less += ((quad.z & ~31u) | (i + 2)) < mine ? 1 : 0;
-    less += ((quad.w & ~31u) | (i + 3)) < mine ? 1 : 0;
-  }
-  if (less == ranks.low) low = max(mine & ~31u, 1);
-  if (less == ranks.high) high = mine | 31u;
-}
-
-// Beyond four powers of two a guess is none: ReLU zeros under the best scores, for example.
-__device__ __forceinline__ Interval guessed_interval(uint32_t low, uint32_t high) {
-  constexpr uint32_t kWidest = 1u << 25;
-  uint32_t const from = max(low, high - min(high - 1, kWidest));
-  return Interval{from, ~from, round_shift(high - from)};
+  for (int i = 1; i < kKeys; ++i) samples[0] = choice == i ? keys[i] : samples[0];
+  return guess_interval<kThreads>(shared, samples, top_k, 1.0f / kKeys);
 }
 
 }  // namespace dsa_ops::topk_sm90::resident
