@@ -128,16 +128,13 @@ class ClusterSelect {
     uint32_t* const bins = shared_.bins[round_ % 2];
     count(bins);
     __syncthreads();
-    TOPK_STAMP(4);
     if constexpr (kClusterSize > 1) send_counts();
     if (threadIdx.x < kRoundBins) {
       shared_.bins[1 - round_ % 2][threadIdx.x] = 0;
       if constexpr (kClusterSize > 1) ptx::mbarrier_wait_cluster(&shared_.barriers[round_], 0);
-      TOPK_STAMP(5);
       find_crossing(bins);
     }
     __syncthreads();
-    TOPK_STAMP(6);
     ++round_;
     return shared_.crossing;
   }

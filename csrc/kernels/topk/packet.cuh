@@ -41,6 +41,15 @@ struct Packet<LogitsType::kBfloat16> {
   }
 };
 
+__device__ __forceinline__ uint4 load_packet(void const* address) {
+  uint4 value;
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(address)
+               : "memory");
+  return value;
+}
+
 // No candidate: a logit that no gate lets pass.
 __device__ __forceinline__ float no_logit() { return __uint_as_float(0x7FFFFFFFu); }
 

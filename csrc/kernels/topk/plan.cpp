@@ -77,9 +77,6 @@ using namespace gated;
 
 // Longer slices are ordered a window at a time.
 constexpr int64_t kMaxWindowWords = 4096;
-// Of all blocks that run at once: half of an H100's L2.
-constexpr int64_t kPrefetchBytes = int64_t{24} << 20;
-constexpr int64_t kMaxPrefetch = 256 << 10;
 
 size_t storage_bytes(int32_t cluster_size) {
   switch (cluster_size) {
@@ -90,8 +87,7 @@ size_t storage_bytes(int32_t cluster_size) {
   }
 }
 
-TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t cluster_size,
-              int32_t num_sms) {
+TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t cluster_size) {
   int64_t const slice = round_up((num_columns + cluster_size - 1) / cluster_size, 8);
   int64_t const window_words = std::min(round_up(slice, 1024) / 32, kMaxWindowWords);
   int64_t const capacity = max_candidates(cluster_size);
@@ -104,11 +100,8 @@ TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t clus
   plan.block_threads = kThreads;
   plan.capacity = static_cast<int32_t>(capacity);
   plan.window_words = static_cast<int32_t>(window_words);
-  plan.sample_quads = num_columns > 262144 ? 2 : 1;
   plan.shared_bytes = static_cast<int32_t>(shared_bytes);
   plan.num_blocks = num_rows * cluster_size;
-  int64_t const running = std::clamp<int64_t>(plan.num_blocks, 1, 2 * num_sms);
-  plan.prefetch_bytes = static_cast<int32_t>(std::min(kPrefetchBytes / running, kMaxPrefetch));
   return plan;
 }
 
@@ -119,7 +112,7 @@ TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, bool al
                    int32_t num_sms) noexcept {
   Choice const choice = choose(num_rows, num_columns, aligned, num_sms);
   if (choice.thread_keys == 0) {
-    return gated_plan::make(num_rows, num_columns, top_k, choice.cluster_size, num_sms);
+    return gated_plan::make(num_rows, num_columns, top_k, choice.cluster_size);
   }
   TopkPlan plan{};
   plan.selector = Selector::kResident;

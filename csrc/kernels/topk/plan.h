@@ -14,12 +14,10 @@ struct TopkPlan {
   Selector selector;
   int32_t cluster_size;  // blocks that share a row
   int32_t block_threads;
-  int32_t thread_keys;     // that a thread holds (resident)
-  int32_t capacity;        // candidates of a block (gated)
-  int32_t window_words;    // of the bitmap that orders winners (gated), 32 positions each
-  int32_t sample_quads;    // of four logits, that a thread samples (gated)
-  int32_t prefetch_bytes;  // that a block has the L2 load ahead (gated)
-  int32_t shared_bytes;    // dynamic shared memory of a block
+  int32_t thread_keys;   // that a thread holds (resident)
+  int32_t capacity;      // candidates of a block (gated)
+  int32_t window_words;  // of the bitmap that orders winners (gated), 32 positions each
+  int32_t shared_bytes;  // dynamic shared memory of a block
   int64_t num_blocks;
 };
 

@@ -73,8 +73,6 @@ KernelArgs kernel_args(TopkParams const& params, indexer::RowLengths const& leng
   args.top_k = params.top_k;
   args.capacity = plan.capacity;
   args.window_words = plan.window_words;
-  args.sample_quads = plan.sample_quads;
-  args.prefetch_bytes = plan.prefetch_bytes;
   return args;
 }
 

@@ -1,8 +1,5 @@
 // What both top-k kernels share: the arguments that a launch carries.
 #pragma once
-#ifndef TOPK_STAMP
-#define TOPK_STAMP(i)
-#endif
 #include <cstdint>
 
 #include "dsa_ops/topk.h"
@@ -31,10 +28,8 @@ struct KernelArgs {
   indexer::RowLengths lengths;  // in place of row_starts and row_ends, if it has context_lens
   int32_t num_columns;
   int32_t top_k;
-  int32_t capacity;        // see TopkPlan
-  int32_t window_words;    // see TopkPlan
-  int32_t sample_quads;    // see TopkPlan
-  int32_t prefetch_bytes;  // see TopkPlan
+  int32_t capacity;      // see TopkPlan
+  int32_t window_words;  // see TopkPlan
 };
 
 }  // namespace dsa_ops::topk_sm90

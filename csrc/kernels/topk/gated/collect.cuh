@@ -13,15 +13,6 @@
 
 namespace dsa_ops::topk_sm90::gated {
 
-__device__ __forceinline__ uint4 load_once(uint4 const* address, uint64_t policy) {
-  uint4 value;
-  asm volatile("ld.global.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(address), "l"(policy)
-               : "memory");
-  return value;
-}
-
 // A thread's packets, kDepth of them in flight.
 template <LogitsType kType, int kThreads>
 struct Stream {
@@ -31,16 +22,14 @@ struct Stream {
   static_assert(kDepth % kBatch == 0);
 
   uint4 packets[kDepth];
-  uint64_t policy;
 
-  __device__ __forceinline__ explicit Stream(Slice<kType> const& slice)
-      : policy(ptx::evict_first_policy()) {
+  __device__ __forceinline__ explicit Stream(Slice<kType> const& slice) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) load(slice, i, threadIdx.x + i * kThreads);
   }
   __device__ __forceinline__ void load(Slice<kType> const& slice, int place, int packet) {
     packets[place] = make_uint4(~0u, ~0u, ~0u, ~0u);  // NaNs: no gate lets them pass
-    if (packet < slice.num_packets) packets[place] = load_once(slice.packet(packet), policy);
+    if (packet < slice.num_packets) packets[place] = load_packet(slice.packet(packet));
   }
 };
 

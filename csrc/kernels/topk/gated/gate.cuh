@@ -9,43 +9,29 @@
 
 namespace dsa_ops::topk_sm90::gated {
 
-// The sample of one thread. Quads lie at a scrambled place each within equal parts of the row, as a
-// fixed distance could meet a period of the data.
+// The sample of one thread, a quad of neighbours. Quads lie at a scrambled place each within equal
+// parts of the row, as a fixed distance could meet a period of the data.
 template <LogitsType kType, int kThreads>
 struct Sample {
-  float logits[kMaxQuads * kQuadLogits];
-  int quads;
+  float logits[kQuadLogits];
   float density;  // samples of the row by logits of the row
 
   template <class Element>
-  __device__ __forceinline__ Sample(Element const* row, int length, int num_quads)
-      : quads(num_quads) {
-    int const strata = kThreads * num_quads;
-    density = __fdividef(strata * kQuadLogits, length);
-    uint32_t const places = max(length / strata - kQuadLogits + 1, 1);
+  __device__ __forceinline__ Sample(Element const* row, int length) {
+    density = __fdividef(kThreads * kQuadLogits, length);
+    uint32_t const places = max(length / kThreads - kQuadLogits + 1, 1);
+    int const begin = static_cast<int>(static_cast<uint64_t>(length) * threadIdx.x / kThreads);
+    int const first = begin + static_cast<int>(__umulhi(threadIdx.x * 0x9E3779B1u, places));
 #pragma unroll
-    for (int i = 0; i < kMaxQuads; ++i) {
-      uint32_t const index = threadIdx.x + i * kThreads;
-      int const begin = static_cast<int>(static_cast<uint64_t>(length) * index / strata);
-      int const first = begin + static_cast<int>(__umulhi(index * 0x9E3779B1u, places));
-#pragma unroll
-      for (int j = 0; j < kQuadLogits; ++j) {
-        if (i < num_quads) {
-          logits[i * kQuadLogits + j] = Packet<kType>::logit(row[min(first + j, length - 1)]);
-        }
-      }
+    for (int i = 0; i < kQuadLogits; ++i) {
+      logits[i] = Packet<kType>::logit(row[min(first + i, length - 1)]);
     }
   }
 
   template <class Visit>
   __device__ __forceinline__ void visit(Visit const& visit) const {
 #pragma unroll
-    for (int i = 0; i < kMaxQuads; ++i) {
-      if (i < quads) {
-#pragma unroll
-        for (int j = 0; j < kQuadLogits; ++j) visit(key_of(logits[i * kQuadLogits + j]));
-      }
-    }
+    for (int i = 0; i < kQuadLogits; ++i) visit(key_of(logits[i]));
   }
 };
 
@@ -57,16 +43,16 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared, Sample<kType, kThr
                                           int top_k) {
   float const expected = top_k * sample.density;
   float const deviation = sqrtf(expected);
-  uint32_t const samples = kThreads * sample.quads * kQuadLogits;
+  constexpr uint32_t kSamples = kThreads * kQuadLogits;
   uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 4.0f);
   Gate const lowest{kWorstKey + 1, kBestKey, true};
   // Nearly all samples: no other gate would be of use.
-  if (rank > samples / 4 * 3) return lowest;
+  if (rank > kSamples / 4 * 3) return lowest;
   uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
   auto const visit = [&](auto const& count) { sample.visit(count); };
   auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
   Bin const bin = narrow<kThreads>(
-      shared, Bin{0, 32, rank, samples}, high_rank, visit,
+      shared, Bin{0, 32, rank, kSamples}, high_rank, visit,
       [&](Bin const& bin) { return bin.shift < 32 && passing(bin) <= rank + rank / 4; });
   uint32_t const high = shared.high.bin << (32 - kBinsLog2) | ~0u >> kBinsLog2;
   // No NaN passes any gate: they and -inf, one key, are told apart from the rest by a gate above.

@@ -56,7 +56,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   extern __shared__ __align__(128) unsigned char memory[];
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
-  TOPK_STAMP(0);
 
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
@@ -70,18 +69,17 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
                                 args.indices + int64_t{own.row} * args.indices_row_stride);
       return;
     }
-    Sample<kType, kThreads> const sample(own.logits, own.range.length, args.sample_quads);
+    Sample<kType, kThreads> const sample(own.logits, own.range.length);
     Stream<kType, kThreads> stream(own.slice);  // in flight while the gate is found
-    if (threadIdx.x == kThreads - 1) prefetch(own.slice, args.prefetch_bytes);
-    TOPK_STAMP(1);
+    if constexpr (kClusterSize > 8) {
+      if (threadIdx.x == kThreads - 1) prefetch(own.slice, kPrefetchBytes);
+    }
     Gate const gate = find_gate(shared.bins, sample, args.top_k);
     if (threadIdx.x == 0) shared.gate = gate;
     __syncthreads();
-    TOPK_STAMP(2);
     collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
             own.slice, stream, logit_of(gate.key));
     __syncthreads();
-    TOPK_STAMP(3);
   }
 
   // If too few pass the gate, the tie beneath it may fill up the lists; if that does not do, and
@@ -111,7 +109,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       interval = Interval{tie, 0, 0};
     }
   }
-  TOPK_STAMP(7);
 
   Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
   Verdict const verdict = selector.verdict();
@@ -123,14 +120,12 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
                                                   keys, rule, own.slice.count, winners);
   __syncthreads();
-  TOPK_STAMP(8);
   int32_t* const indices = args.indices + int64_t{own.row} * args.indices_row_stride;
   uint32_t const first = first_winner(verdict);
   SlotMap const slot(args, own.row);
   for (uint32_t i = threadIdx.x; i < number; i += kThreads) {
     indices[first + i] = slot(own.slice_begin + winners[i]);
   }
-  TOPK_STAMP(9);
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

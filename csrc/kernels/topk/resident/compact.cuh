@@ -47,14 +47,14 @@ __device__ __forceinline__ uint32_t compact_settled(WarpSums (&warp_sums)[2],
                                                     uint32_t threshold, int first_position,
                                                     int32_t* winners) {
   using Tiles = TileSums<kThreads, kTileKeys, kKeys>;
+  int const thread = static_cast<int>(threadIdx.x);
   Tiles winning;
   winning.add(warp_sums[0], keys, [&](uint32_t key) { return key >= threshold; });
   uint32_t total = 0;
 #pragma unroll
   for (int tile = 0; tile < Tiles::kTiles; ++tile) {
     int32_t* place = winners + total + winning.before(tile);
-    int const position =
-        first_position + (tile * kThreads + static_cast<int>(threadIdx.x)) * kTileKeys;
+    int const position = first_position + (tile * kThreads + thread) * kTileKeys;
 #pragma unroll
     for (int i = 0; i < kTileKeys; ++i) {
       if (keys[tile * kTileKeys + i] >= threshold) *place++ = position + i;
@@ -71,6 +71,7 @@ __device__ __forceinline__ uint32_t compact_tied(WarpSums (&warp_sums)[2],
                                                  Verdict const& verdict, int first_position,
                                                  int32_t* winners) {
   using Tiles = TileSums<kThreads, kTileKeys, kKeys>;
+  int const thread = static_cast<int>(threadIdx.x);
   uint32_t const threshold = verdict.threshold;
   uint32_t const ties = verdict.ties;
   uint32_t const ties_before = min(verdict.equal_before, ties);
@@ -84,8 +85,7 @@ __device__ __forceinline__ uint32_t compact_tied(WarpSums (&warp_sums)[2],
   for (int tile = 0; tile < Tiles::kTiles; ++tile) {
     uint32_t rank = greater_total + greater.before(tile);
     uint32_t equal_rank = equal_total + equal.before(tile);
-    int const position =
-        first_position + (tile * kThreads + static_cast<int>(threadIdx.x)) * kTileKeys;
+    int const position = first_position + (tile * kThreads + thread) * kTileKeys;
 #pragma unroll
     for (int i = 0; i < kTileKeys; ++i) {
       uint32_t const key = keys[tile * kTileKeys + i];

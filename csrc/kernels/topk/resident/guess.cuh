@@ -35,7 +35,6 @@ __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
     if (samples[i] != kNoKey) atomicAdd(&shared.bins[samples[i] >> kShift], 1u);
   }
   __syncthreads();
-  TOPK_STAMP(2);
   if (threadIdx.x < kSearchThreads) {
     float const expected = top_k * density;
     float const margin = 3.0f * __fsqrt_rn(expected) + 2.0f;

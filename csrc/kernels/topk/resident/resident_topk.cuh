@@ -22,15 +22,6 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-__device__ __forceinline__ uint4 load_packet(void const* address) {
-  uint4 value;
-  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
-               : "l"(address)
-               : "memory");
-  return value;
-}
-
 // A block's slice of a row in packets cut at 16-byte addresses: packet 0 starts `shift` logits
 // before the slice.
 template <LogitsType kType, int kThreads>
@@ -95,7 +86,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   extern __shared__ __align__(128) unsigned char memory[];
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   int32_t* const winners = reinterpret_cast<int32_t*>(memory + sizeof(Storage));
-  TOPK_STAMP(0);
 
   int32_t const row = blockIdx.x / kClusterSize;
   int const rank = blockIdx.x % kClusterSize;
@@ -115,13 +105,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   RowSample<kType, kThreads> const sample(logits, kClusterSize > 1 ? span : 0);
   float values[kKeys];
   packets.load(values);
+  if (threadIdx.x == 0) shared.first_position = packets.begin - packets.shift;
   __syncthreads();
-  TOPK_STAMP(1);
 
-  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
   if (range.length <= args.top_k) {
     selector.wait_for_cluster();
-    write_whole_row<kThreads>(args, range, SlotMap(args, row), rank, kClusterSize, indices);
+    write_whole_row<kThreads>(args, range, SlotMap(args, row), rank, kClusterSize,
+                              args.indices + int64_t{row} * args.indices_row_stride);
     return;
   }
   uint32_t keys[kKeys];
@@ -132,13 +122,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   } else {
     interval = sample.guess(shared.bins, range.length, span, args.top_k);
   }
-  TOPK_STAMP(3);
   selector.wait_for_cluster();
   while (!selector.select(keys, interval)) continue;
-  TOPK_STAMP(7);
 
   Verdict const verdict = selector.verdict();
-  int const first_position = packets.begin - packets.shift;
+  int const first_position = shared.first_position;
   uint32_t count;
   if (verdict.settled) {
     count = compact_settled<kThreads, P::kLogits>(shared.warp_sums, keys, verdict.threshold,
@@ -148,11 +136,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
                                                winners);
   }
   __syncthreads();
-  TOPK_STAMP(8);
-  SlotMap const slot(args, row);
-  uint32_t const first = first_winner(verdict);
-  for (uint32_t i = threadIdx.x; i < count; i += kThreads) indices[first + i] = slot(winners[i]);
-  TOPK_STAMP(9);
+  int32_t const own_row = opaque(blockIdx.x) / kClusterSize;
+  SlotMap const slot(args, own_row);
+  int32_t* const indices =
+      args.indices + int64_t{own_row} * args.indices_row_stride + first_winner(verdict);
+  for (uint32_t i = threadIdx.x; i < count; i += kThreads) indices[i] = slot(winners[i]);
 }
 
 }  // namespace dsa_ops::topk_sm90::resident

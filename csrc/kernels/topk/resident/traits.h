@@ -15,6 +15,7 @@ struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_sums[2][kWords][kThreads / 32];
+  int32_t first_position;  // of the first packet
 };
 
 }  // namespace dsa_ops::topk_sm90::resident
