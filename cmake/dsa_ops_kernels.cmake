@@ -17,10 +17,12 @@ set(DSA_OPS_SOURCES
   indexer/sm90_paged.cu
   indexer/sm90_ragged.cu
   indexer/tensor_map.cpp
+  sparse_mla/fp8/launch.cu
   sparse_mla/kernels.cpp
   sparse_mla/plan.cpp
   sparse_mla/sparse_mla_decode.cu
   sparse_mla/sparse_mla_prefill.cu
+  sparse_mla/union.cu
   topk/indexer_topk.cpp
   topk/plan.cpp
   topk/row_lengths.cu

@@ -56,6 +56,13 @@ def filled_mla_cache(
     return cache.copy_(tokens)
 
 
+def filled_bf16_cache(num_pages: int, page_size: int, page_padding: int = 0) -> Tensor:
+    """Random tokens with ``page_padding`` values between pages, ``bfloat16[pages, page, 576]``."""
+    stride = page_size * 576 + page_padding
+    storage = torch.randn(num_pages, stride).bfloat16()
+    return storage.as_strided((num_pages, page_size, 576), (stride, 576, 1))
+
+
 def indexer_logits() -> Arguments:
     k, k_scale = index_keys(10)
     return {

@@ -148,6 +148,10 @@ def without_requests() -> good.Arguments:
     return good.topk() | {"row_to_request": None}
 
 
+def with_bf16_cache() -> good.Arguments:
+    return good.sparse_mla_decode() | {"kv_cache": good.filled_bf16_cache(3, 4)}
+
+
 LAUNCH = [Change("negative num_sms", "num_sms", replaced_by(-1), "0 or more, got -1")]
 HEADS = Change("heads", "q", lambda q: q, r"of .* heads, got \d+")
 THREE_REQUESTS = replaced_by(ints([0], [1], [2]))
@@ -219,7 +223,10 @@ TABLES: list[list[BadInput]] = [
     table("sparse_mla_prefill", with_heads("sparse_mla_prefill", 0), [HEADS]),
     table("sparse_mla_decode", good.sparse_mla_decode, [
         *ATTENTION,
-        Change("cache is int8", "kv_cache", viewed_as(torch.int8), "uint8 or float8_e4m3fn, got"),
+        Change(
+            "cache is int8", "kv_cache", viewed_as(torch.int8),
+            "uint8 or float8_e4m3fn or bfloat16, got int8",
+        ),
         Change("cache of 132 bytes", "kv_cache", resized(3, 4, 132), r"of shape .*\[3, 4, 132\]"),
         Change("cache of empty pages", "kv_cache", resized(3, 0, 656), "of page size at least 1"),
         Change("cache padded per token", "kv_cache", padded_rows(16), "packed, 656 bytes per"),
@@ -228,6 +235,15 @@ TABLES: list[list[BadInput]] = [
             lambda cache: good.filled_mla_cache(3, 4, page_padding=8), "aligned to 16 bytes in",
         ),
         *on_another_device("kv_cache", "indices", "topk_lens", "attn_sink", "out", "lse"),
+    ]),
+    table("sparse_mla_decode", with_bf16_cache, [
+        Change("bf16 cache of 656", "kv_cache", resized(3, 4, 656), r"of shape .*\[3, 4, 656\]"),
+        Change("bf16 cache of empty pages", "kv_cache", resized(3, 0, 576), "of page size"),
+        Change("bf16 cache padded per token", "kv_cache", padded_rows(8), "packed, 1152 bytes per"),
+        Change(
+            "bf16 cache with an odd page stride", "kv_cache",
+            lambda cache: good.filled_bf16_cache(3, 4, page_padding=4), "aligned to 16 bytes in",
+        ),
     ]),
     table("sparse_mla_decode", with_heads("sparse_mla_decode", 129), [HEADS]),
 ]  # fmt: skip

@@ -47,11 +47,13 @@ def test_indexer_plan_covers_the_logits(num_rows: int, num_keys: int, num_heads:
 
 @pytest.mark.parametrize("batch", [1, 33, 512])
 @pytest.mark.parametrize("next_n", range(1, 9))
-def test_paged_plan_covers_all_rows(batch: int, next_n: int) -> None:
-    plan = compiled_module().plan_paged_indexer_logits(batch, next_n, 8192, SMS)
+@pytest.mark.parametrize("num_heads", [8, 64])
+def test_paged_plan_covers_all_rows(batch: int, next_n: int, num_heads: int) -> None:
+    plan = compiled_module().plan_paged_indexer_logits(batch, next_n, num_heads, 8192, SMS)
     assert plan["tiles_per_request"] == ceil_div(next_n, plan["tile_rows"])
     assert plan["row_tiles"] == batch * plan["tiles_per_request"]
-    assert 1 <= plan["grid"] <= SMS
+    # Up to four blocks on a multiprocessor, and none without a page.
+    assert 1 <= plan["grid"] <= min(4 * SMS, plan["row_tiles"] * 128)
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 64, 4096, 100_000])
@@ -70,9 +72,11 @@ def test_topk_plan_fits_the_device(num_rows: int, num_columns: int, top_k: int) 
 def test_decode_plan_fills_the_device_once(num_rows: int, num_heads: int, top_k: int) -> None:
     plan = compiled_module().plan_sparse_mla_decode(num_rows, num_heads, top_k, SMS)
     blocks = ceil_div(top_k, 64)
-    assert plan["head_tiles"] == ceil_div(num_heads, 64)
-    # Every block of 64 tokens in a split, no split without one.
-    assert plan["num_splits"] == ceil_div(blocks, plan["blocks_per_split"])
+    assert plan["tile_heads"] in (8, 16, 32, 64)
+    assert plan["head_tiles"] == ceil_div(num_heads, plan["tile_heads"])
+    # Every block of 64 tokens in a split.
+    assert plan["num_splits"] in (1, 2, 3, 4, 8, 16)
+    assert plan["blocks_per_split"] == ceil_div(blocks, plan["num_splits"])
     if plan["num_splits"] > 1:
         assert num_rows * plan["head_tiles"] * plan["num_splits"] <= SMS
 
@@ -81,7 +85,7 @@ def test_decode_plan_fills_the_device_once(num_rows: int, num_heads: int, top_k:
     ("planner", "sizes"),
     [
         ("plan_indexer_logits", (0, 1, 64, SMS)),
-        ("plan_paged_indexer_logits", (1, 0, 64, SMS)),
+        ("plan_paged_indexer_logits", (1, 0, 64, 64, SMS)),
         ("plan_topk", (1, 1, 0, SMS)),
         ("plan_sparse_mla_decode", (1, 1, 64, 0)),
     ],
@@ -102,3 +106,16 @@ def test_workspaces() -> None:
     assert split(0, 128, 2048, SMS) == 0
     assert split(1, 128, 2048, SMS) > 2 * 128 * (512 + 1) * 4
     assert split(4096, 128, 2048, SMS) == 0
+    assert split(32_768, 64, 2048, SMS) < 256 << 20
+
+
+def test_workspace_of_packed_rows() -> None:
+    size = compiled_module().sparse_mla_prefill_workspace_bytes
+    for num_heads in (1, 5, 8, 16, 32):
+        # Too little work for packs to pay, enough of it, and more than one launch takes.
+        assert size(0, num_heads, 2048, SMS) == size(8 * SMS - 1, num_heads, 2048, SMS) == 0
+        entries = 2605 * 830
+        assert 4 * entries < size(2605, num_heads, 830, SMS) < 5 * entries + (1 << 17)
+        assert 40 << 20 < size(1 << 20, num_heads, 2048, SMS) < 82 << 20
+    assert size(4096, 33, 2048, SMS) == size(4096, 128, 2048, SMS) == 0
+    assert size(4096, 8, 0, SMS) == size(4096, 8, 2**31 - 65, SMS) == 0

@@ -12,7 +12,7 @@ import dsa_ops
 from dsa_ops import reference
 from dsa_ops.formats import FP8
 from tests import naive
-from tests.select_arguments import filled_mla_cache, ints
+from tests.select_arguments import filled_bf16_cache, filled_mla_cache, ints
 
 INT32 = torch.iinfo(torch.int32)
 
@@ -95,6 +95,19 @@ def test_decode_matches_loops(page_size: int, fp8_view: bool) -> None:
     assert_attention(oracle, expected, 1e-13, 1e-12)
     actual = dsa_ops.sparse_mla_decode(q, cache, indices, 0.05, **options)
     assert_attention(actual, expected, 2e-3, 1e-5)
+
+
+@pytest.mark.parametrize("page_size", [1, 3, 64])
+def test_decode_from_bf16_is_prefill_over_its_rows(page_size: int) -> None:
+    cache = filled_bf16_cache(4, page_size, page_padding=24)
+    kv = cache.reshape(-1, 576)
+    q = torch.randn(3, 7, 576).bfloat16()
+    indices = torch.randint(-2, len(kv) + 2, (3, 11)).int()
+    options = {"topk_lens": ints(11, 6, 0), "attn_sink": torch.randn(7)}
+    expected = dsa_ops.sparse_mla_prefill(q, kv, indices, 0.05, **options)
+    for same in (cache, cache.unsqueeze(2)):
+        actual = dsa_ops.sparse_mla_decode(q, same, indices, 0.05, **options)
+        assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=False))
 
 
 def both_ops(

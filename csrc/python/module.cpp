@@ -67,13 +67,15 @@ py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_hea
   return result;
 }
 
-py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t max_context_len,
-                                   int32_t num_sms) {
+py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_heads,
+                                   int32_t max_context_len, int32_t num_sms) {
   require_positive("plan_paged_indexer_logits", {{"batch", batch},
                                                  {"next_n", next_n},
+                                                 {"num_heads", num_heads},
                                                  {"max_context_len", max_context_len},
                                                  {"num_sms", num_sms}});
-  auto const plan = dsa_ops::indexer::plan_paged(batch, next_n, max_context_len, num_sms);
+  auto const plan =
+      dsa_ops::indexer::plan_paged(batch, next_n, num_heads, max_context_len, num_sms, false);
   py::dict result;
   result["grid"] = plan.grid;
   result["tile_rows"] = plan.tile_rows;
@@ -103,8 +105,9 @@ py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top
   require_positive(
       "plan_sparse_mla_decode",
       {{"num_rows", num_rows}, {"num_heads", num_heads}, {"top_k", top_k}, {"num_sms", num_sms}});
-  auto const plan = dsa_ops::sparse_mla::plan_splits(num_rows, num_heads, top_k, num_sms);
+  auto const plan = dsa_ops::sparse_mla::plan_fp8(num_rows, num_heads, top_k, num_sms);
   py::dict result;
+  result["tile_heads"] = plan.tile_heads;
   result["head_tiles"] = plan.head_tiles;
   result["num_splits"] = plan.num_splits;
   result["blocks_per_split"] = plan.blocks_per_split;
@@ -128,7 +131,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("plan_indexer_logits", &plan_indexer_logits, py::arg("num_rows"), py::arg("num_keys"),
              py::arg("num_heads"), py::arg("num_sms"));
   module.def("plan_paged_indexer_logits", &plan_paged_indexer_logits, py::arg("batch"),
-             py::arg("next_n"), py::arg("max_context_len"), py::arg("num_sms"));
+             py::arg("next_n"), py::arg("num_heads"), py::arg("max_context_len"),
+             py::arg("num_sms"));
   module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
              py::arg("num_sms"), py::arg("aligned") = true);
   module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),
@@ -137,6 +141,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("num_rows"), py::arg("num_keys"));
   module.def("paged_indexer_topk_workspace_bytes", &dsa_ops::paged_indexer_topk_workspace_bytes,
              py::arg("num_rows"), py::arg("max_context_len"));
+  module.def("sparse_mla_prefill_workspace_bytes", &dsa_ops::sparse_mla_prefill_workspace_bytes,
+             py::arg("num_rows"), py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("sparse_mla_decode_workspace_bytes", &dsa_ops::sparse_mla_decode_workspace_bytes,
              py::arg("num_rows"), py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
 }

@@ -19,15 +19,17 @@ struct PagedCache {
 
 inline PagedCache check_cache_layout(Checker const& check, Tensor const& cache,
                                      char const* argument, int64_t token_bytes) {
+  int64_t const element = cache.element_size();
   int64_t const page_bytes = cache.size(1) * token_bytes;
-  int64_t const page_stride = cache.size(0) > 1 ? cache.stride(0) : page_bytes;
+  int64_t const page_stride = cache.size(0) > 1 ? cache.stride(0) * element : page_bytes;
+  int64_t const token_stride = cache.size(1) > 1 ? cache.stride(1) * element : token_bytes;
   auto const stride = [](int64_t bytes) {
     return "a stride of " + std::to_string(bytes) + " bytes";
   };
   check.last_dim_contiguous(cache, argument);
-  if (cache.size(1) > 1 && cache.stride(1) != token_bytes) {
+  if (token_stride != token_bytes) {
     check.fail(argument, "packed, " + std::to_string(token_bytes) + " bytes per token",
-               stride(cache.stride(1)));
+               stride(token_stride));
   }
   if (page_stride < page_bytes) {
     check.fail(argument, "made of pages at least " + std::to_string(page_bytes) + " bytes apart",
@@ -55,19 +57,34 @@ inline PagedCache check_index_cache(Checker const& check, Tensor const& cache,
   return check_cache_layout(check, cache, argument, kIndexTokenBytes);
 }
 
-// uint8 or e4m3 [num_pages, page_size, 656] or [num_pages, page_size, 1, 656], any aligned page
-// stride.
-inline PagedCache check_mla_cache(Checker const& check, Tensor const& cache, char const* argument) {
-  check.dtype(cache, argument, {ScalarType::Byte, ScalarType::Float8_e4m3fn});
+// [num_pages, page_size, columns] or [num_pages, page_size, 1, columns], any aligned page stride.
+inline PagedCache check_cache_tokens(Checker const& check, Tensor const& cache,
+                                     char const* argument, int64_t columns) {
+  std::string const text = std::to_string(columns) + "]";
   if (cache.dim() == 4) {
-    check.shape(cache, argument, {-1, -1, 1, kMlaTokenBytes}, "[num_pages, page_size, 1, 656]");
+    check.shape(cache, argument, {-1, -1, 1, columns},
+                ("[num_pages, page_size, 1, " + text).c_str());
   } else {
-    check.shape(cache, argument, {-1, -1, kMlaTokenBytes}, "[num_pages, page_size, 656]");
+    check.shape(cache, argument, {-1, -1, columns}, ("[num_pages, page_size, " + text).c_str());
   }
   if (cache.size(1) < 1) {
     check.fail(argument, "of page size at least 1", std::to_string(cache.size(1)));
   }
-  return check_cache_layout(check, cache, argument, kMlaTokenBytes);
+  return check_cache_layout(check, cache, argument, columns * cache.element_size());
+}
+
+// uint8 or e4m3, 656 bytes a token.
+inline PagedCache check_mla_cache(Checker const& check, Tensor const& cache, char const* argument) {
+  check.dtype(cache, argument, {ScalarType::Byte, ScalarType::Float8_e4m3fn});
+  return check_cache_tokens(check, cache, argument, kMlaTokenBytes);
+}
+
+// An MLA cache, or bf16 with 576 values a token.
+inline PagedCache check_attention_cache(Checker const& check, Tensor const& cache,
+                                        char const* argument) {
+  check.dtype(cache, argument, {ScalarType::Byte, ScalarType::Float8_e4m3fn, ScalarType::BFloat16});
+  bool const is_bf16 = cache.scalar_type() == ScalarType::BFloat16;
+  return check_cache_tokens(check, cache, argument, is_bf16 ? kMlaHeadDim : kMlaTokenBytes);
 }
 
 // A 16-byte aligned [num_tokens, columns], as the text says; `rows` of -1 accepts any number.

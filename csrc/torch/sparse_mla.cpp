@@ -40,15 +40,14 @@ void check_counts(Checker const& checker, Tensor const& q, Tensor const& indices
   checker.fail("indices", "of 1 or more columns", std::to_string(indices.size(1)));
 }
 
-int32_t multiprocessor_count(int32_t device) {
+int32_t multiprocessor_count(char const* op, int32_t device) {
   static std::atomic<int32_t> counts[64];
   bool const cached = device >= 0 && device < 64;
   int32_t count = cached ? counts[device].load(std::memory_order_relaxed) : 0;
   if (count != 0) return count;
   cudaError_t const error = cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("sparse_mla_decode: CUDA error ") +
-                             cudaGetErrorString(error));
+    throw std::runtime_error(std::string(op) + ": CUDA error " + cudaGetErrorString(error));
   }
   if (cached) counts[device].store(count, std::memory_order_relaxed);
   return count;
@@ -101,6 +100,14 @@ void sparse_mla_prefill(Tensor const& q, Tensor const& kv, Tensor const& indices
   params.head_dim = static_cast<int32_t>(head_dim);
   params.sm_scale = static_cast<float>(sm_scale);
   torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
+  params.workspace_bytes = sparse_mla_prefill_workspace_bytes(
+      params.num_rows, params.num_heads, params.top_k,
+      multiprocessor_count("sparse_mla_prefill", q.get_device_index()));
+  std::optional<Tensor> workspace;
+  if (params.workspace_bytes > 0) {
+    workspace = new_workspace(q, params.workspace_bytes);
+    params.workspace = workspace->mutable_data_ptr();
+  }
   raise_if_failed(dsa_ops::sparse_mla_prefill(params, current_stream(q)));
 }
 
@@ -110,7 +117,7 @@ void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& in
                        Tensor const& lse) {
   Checker const checker("sparse_mla_decode");
   check_aligned(checker, q, "q", ScalarType::BFloat16, {-1, -1, kMlaHeadDim}, "[T, H, 576]");
-  check_mla_cache(checker, kv_cache, "kv_cache");
+  PagedCache const cache = check_attention_cache(checker, kv_cache, "kv_cache");
   check_selection(checker, q, indices, topk_lens, attn_sink);
   check_out(checker, q, out);
   check_per_head(checker, q, lse, "lse");
@@ -128,9 +135,11 @@ void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& in
   params.q_row_stride = aligned_stride(q, 0);
   params.q_head_stride = aligned_stride(q, 1);
   params.kv_cache = kv_cache.const_data_ptr();
-  params.page_stride_bytes = aligned_stride(kv_cache, 0);
-  params.num_pages = kv_cache.size(0);
-  params.page_size = kv_cache.size(1);
+  params.page_stride_bytes = cache.page_stride_bytes;
+  params.num_pages = cache.num_pages;
+  params.page_size = cache.page_size;
+  params.cache_format =
+      kv_cache.scalar_type() == ScalarType::BFloat16 ? MlaCacheFormat::kBf16 : MlaCacheFormat::kFp8;
   params.indices = data<int32_t>(indices);
   params.indices_row_stride = aligned_stride(indices, 0);
   params.topk_lens = data<int32_t>(topk_lens);
@@ -144,8 +153,11 @@ void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& in
   params.num_heads = static_cast<int32_t>(q.size(1));
   params.sm_scale = static_cast<float>(sm_scale);
   torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
-  params.workspace_bytes = sparse_mla_decode_workspace_bytes(
-      params.num_rows, params.num_heads, params.top_k, multiprocessor_count(q.get_device_index()));
+  if (params.cache_format == MlaCacheFormat::kBf16) {
+    params.workspace_bytes = sparse_mla_decode_workspace_bytes(
+        params.num_rows, params.num_heads, params.top_k,
+        multiprocessor_count("sparse_mla_decode", q.get_device_index()));
+  }
   std::optional<Tensor> workspace;
   if (params.workspace_bytes > 0) {
     workspace = new_workspace(q, params.workspace_bytes);

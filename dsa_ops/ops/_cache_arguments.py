@@ -12,6 +12,7 @@ from ..formats import (
     INDEX_PAGE_BYTES,
     INDEX_PAGE_TOKENS,
     INDEX_TOKEN_BYTES,
+    MLA_HEAD_DIM,
     MLA_TOKEN_BYTES,
 )
 
@@ -31,28 +32,43 @@ def check_mla_cache(checker: Checker, cache: Tensor, argument: str) -> None:
     """``[num_pages, page_size, 656]`` or ``[num_pages, page_size, 1, 656]``, uint8 or e4m3, any
     aligned page stride."""
     checker.dtype(cache, argument, torch.uint8, FP8)
+    _check_tokens(checker, cache, argument, MLA_TOKEN_BYTES)
+
+
+def check_attention_cache(checker: Checker, cache: Tensor, argument: str) -> None:
+    """An MLA cache, or bfloat16 ``[num_pages, page_size, 576]`` or ``[num_pages, page_size, 1,
+    576]`` of the same layout rules."""
+    checker.dtype(cache, argument, torch.uint8, FP8, torch.bfloat16)
+    is_bf16 = cache.dtype == torch.bfloat16
+    _check_tokens(checker, cache, argument, MLA_HEAD_DIM if is_bf16 else MLA_TOKEN_BYTES)
+
+
+def _check_tokens(checker: Checker, cache: Tensor, argument: str, columns: int) -> None:
     if cache.dim() == 4:
-        text = "[num_pages, page_size, 1, 656]"
-        checker.shape(cache, argument, (-1, -1, 1, MLA_TOKEN_BYTES), text)
+        text = f"[num_pages, page_size, 1, {columns}]"
+        checker.shape(cache, argument, (-1, -1, 1, columns), text)
     else:
-        checker.shape(cache, argument, (-1, -1, MLA_TOKEN_BYTES), "[num_pages, page_size, 656]")
+        text = f"[num_pages, page_size, {columns}]"
+        checker.shape(cache, argument, (-1, -1, columns), text)
     page_size = cache.shape[1]
     checker.require(page_size >= 1, argument, "of page size at least 1", page_size)
-    _check_layout(checker, cache, argument, MLA_TOKEN_BYTES, page_size * MLA_TOKEN_BYTES)
+    token_bytes = columns * cache.element_size()
+    _check_layout(checker, cache, argument, token_bytes, page_size * token_bytes)
 
 
 def _check_layout(
     checker: Checker, cache: Tensor, argument: str, token_bytes: int, page_bytes: int
 ) -> None:
     checker.last_dim_contiguous(cache, argument)
+    token_stride = cache.stride(1) * cache.element_size()
     checker.require(
-        cache.shape[1] == 1 or cache.stride(1) == token_bytes,
+        cache.shape[1] == 1 or token_stride == token_bytes,
         argument,
         f"packed, {token_bytes} bytes per token",
-        f"a stride of {cache.stride(1)} bytes",
+        f"a stride of {token_stride} bytes",
     )
     if cache.shape[0] > 1:
-        page_stride = cache.stride(0)
+        page_stride = cache.stride(0) * cache.element_size()
         checker.require(
             page_stride >= page_bytes,
             argument,
@@ -66,7 +82,7 @@ def _check_layout(
             f"a stride of {page_stride} bytes",
         )
     checker.require(
-        cache.storage_offset() % 16 == 0,
+        cache.storage_offset() * cache.element_size() % 16 == 0,
         argument,
         "aligned to 16 bytes",
         "a misaligned base address",

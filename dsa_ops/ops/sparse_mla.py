@@ -10,7 +10,7 @@ from .._checks import Checker
 from .._library import define_op
 from ..formats import MLA_HEAD_DIM, MLA_LATENT_DIM
 from ._arguments import check_aligned, check_attention_heads, check_plain
-from ._cache_arguments import check_mla_cache
+from ._cache_arguments import check_attention_cache
 
 
 def _check_selection(
@@ -122,6 +122,9 @@ def sparse_mla_prefill(
     what ``kv`` holds in rows that are not selected has no effect, NaN included. An index that
     occurs twice counts twice. A row without keys gives ``out = 0`` and ``lse = max_logits = -inf``.
 
+    With up to 32 heads, neighbouring rows that select many keys in common attend together and fetch
+    those once, whatever the order of the lists. This changes the rounding of a row's results only.
+
     Args:
         q: bfloat16 ``[T, H, 576]`` or ``[T, H, 512]``, H from 1 to 128. Strides of 16-byte
             multiples.
@@ -171,7 +174,7 @@ def _check_sparse_mla_decode(
     checker = Checker("sparse_mla_decode")
     check_aligned(checker, q, "q", torch.bfloat16, (-1, -1, MLA_HEAD_DIM), "[T, H, 576]")
     num_rows, num_heads = q.shape[:2]
-    check_mla_cache(checker, kv_cache, "kv_cache")
+    check_attention_cache(checker, kv_cache, "kv_cache")
     _check_selection(checker, num_rows, num_heads, indices, topk_lens, attn_sink)
     sizes = (num_rows, num_heads, MLA_LATENT_DIM)
     check_aligned(checker, out, "out", torch.bfloat16, sizes, "[T, H, 512]")
@@ -221,15 +224,16 @@ def sparse_mla_decode(
     """Attention of each row over the slots of the paged MLA cache that its index list selects.
 
     The formula, the empty entries and ``attn_sink`` are those of :func:`sparse_mla_prefill`, with
-    ``kv`` the dequantised tokens of the cache: each of the 512 latent values times the scale of its
-    group of 128, then 64 RoPE values. A row is a token, so decode, speculative and prefill rows mix
-    freely.
+    ``kv`` the tokens of the cache. Those of an FP8 cache are dequantised: each of the 512 latent
+    values times the scale of its group of 128, then 64 RoPE values. A row is a token, so decode,
+    speculative and prefill rows mix freely.
 
     Args:
         q: bfloat16 ``[T, H, 576]``, H from 1 to 128. Strides of 16-byte multiples.
-        kv_cache: uint8 or its float8_e4m3fn view, ``[pages, page_size, 656]`` or
-            ``[pages, page_size, 1, 656]`` (see :mod:`dsa_ops.formats`); any page_size >= 1, any
-            page stride that is a multiple of 16 bytes.
+        kv_cache: FP8: uint8 or its float8_e4m3fn view, ``[pages, page_size, 656]`` or
+            ``[pages, page_size, 1, 656]`` (see :mod:`dsa_ops.formats`). Or bfloat16,
+            ``[pages, page_size, 576]`` or ``[pages, page_size, 1, 576]``, tokens as rows of the
+            prefill's ``kv``. Any page_size >= 1, any page stride that is a multiple of 16 bytes.
         indices: int32 ``[T, k]`` slots, ``page * page_size + offset``; any k >= 1, any row stride.
         sm_scale: Factor of the scores.
         topk_lens: int32 ``[T]``, the entries of ``indices`` that count; at or below 0 the row is

@@ -47,12 +47,14 @@ def sparse_mla_decode(
     """``(out, lse)``; see :func:`dsa_ops.sparse_mla_decode`. Types as in
     :func:`sparse_mla_prefill`."""
     cache = kv_cache.squeeze(2) if kv_cache.dim() == 4 else kv_cache
-    cache = cache.view(torch.uint8)
+    if cache.dtype != torch.bfloat16:
+        cache = cache.view(torch.uint8)
     out, lse, _ = _empty_outputs(q, compute_dtype)
     valid = _valid_entries(indices, cache.shape[0] * cache.shape[1], topk_lens)
     for rows in blocks(q.shape[0], _rows_per_block(q, indices)):
         tokens = _take_tokens(cache, indices[rows], valid[rows])
-        selected = _dequantise(tokens, compute_dtype)
+        is_bf16 = tokens.dtype == torch.bfloat16
+        selected = tokens.to(compute_dtype) if is_bf16 else _dequantise(tokens, compute_dtype)
         selected = torch.where(valid[rows].unsqueeze(-1), selected, 0)
         out[rows], lse[rows], _ = _attend(
             q[rows].to(compute_dtype), selected, valid[rows], sm_scale, attn_sink
@@ -94,10 +96,10 @@ def _take_rows(kv: Tensor, indices: Tensor, valid: Tensor) -> Tensor:
 
 
 def _take_tokens(cache: Tensor, indices: Tensor, valid: Tensor) -> Tensor:
-    """``uint8[R, k, 656]`` tokens of the cache, any token where an entry is empty."""
-    num_pages, page_size, token_bytes = cache.shape
+    """``[R, k, 656]`` or ``[R, k, 576]`` tokens of the cache, any token where an entry is empty."""
+    num_pages, page_size, columns = cache.shape
     if num_pages * page_size == 0:
-        return cache.new_zeros(*indices.shape, token_bytes)
+        return cache.new_zeros(*indices.shape, columns)
     slots = torch.where(valid, indices, 0).long()
     return cache[slots // page_size, slots % page_size]
 

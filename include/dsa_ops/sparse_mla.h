@@ -44,14 +44,25 @@ struct SparseMlaPrefillParams {
   int32_t num_heads;  // 1 ... 128
   int32_t head_dim;   // 576 or 512
   float sm_scale;
+  void* workspace;  // 256-byte aligned; may be null when the size query gives 0
+  size_t workspace_bytes;
 };
+// Scratch for the unions of neighbouring rows' index lists, which rows of up to 32 heads attend
+// over together where they have much in common; on a device with `num_sms` multiprocessors.
+DSA_OPS_API size_t sparse_mla_prefill_workspace_bytes(int64_t num_rows, int32_t num_heads,
+                                                      int64_t top_k, int32_t num_sms) noexcept;
 DSA_OPS_API Status sparse_mla_prefill(SparseMlaPrefillParams const& params,
                                       cudaStream_t stream) noexcept;
+
+enum class MlaCacheFormat : int32_t {
+  kFp8 = 0,   // 656 bytes a token: 512 e4m3, 4 float scales, 64 bf16
+  kBf16 = 1,  // 576 bf16 a token
+};
 
 struct SparseMlaDecodeParams {
   void const* q;  // bf16 [num_rows, num_heads, 576]
   int64_t q_row_stride, q_head_stride;
-  void const* kv_cache;  // uint8 [num_pages, page_size, 656]
+  void const* kv_cache;  // [num_pages, page_size, token], tokens packed
   int64_t page_stride_bytes;
   int64_t num_pages;
   int64_t page_size;
@@ -65,11 +76,13 @@ struct SparseMlaDecodeParams {
   int64_t num_rows;
   int64_t top_k;
   int32_t num_heads;  // 1 ... 128
+  MlaCacheFormat cache_format;
   float sm_scale;
   void* workspace;  // 256-byte aligned; may be null when the size query gives 0
   size_t workspace_bytes;
 };
-// Scratch for the partial results of a split-KV launch on a device with `num_sms` multiprocessors.
+// Scratch for the partial results of a split launch over a bf16 cache on a device with `num_sms`
+// multiprocessors. An FP8 cache needs none.
 DSA_OPS_API size_t sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads,
                                                      int64_t top_k, int32_t num_sms) noexcept;
 DSA_OPS_API Status sparse_mla_decode(SparseMlaDecodeParams const& params,

@@ -26,9 +26,11 @@ REQUIRED: dict[str, set[str]] = {
     "prepare_index_k_kernel": set(),
     "prepare_index_q_kernel": set(),
     "resident_topk_kernel": set(),
+    "sm90_fp8_sparse_mla_kernel": {"HGMMA", "UBLKCP", "USETMAXREG"},
     "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
     "sparse_mla_kernel": {"HGMMA", "USETMAXREG"},
+    "union_kernel": set(),
     "write_index_cache_kernel": set(),
     "write_mla_cache_kernel": set(),
 }

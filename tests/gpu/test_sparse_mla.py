@@ -21,7 +21,7 @@ from tests.gpu.tools import (
     same_bits,
     spaced,
 )
-from tests.select_arguments import filled_mla_cache, ints
+from tests.select_arguments import filled_bf16_cache, filled_mla_cache, ints
 
 __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
@@ -108,6 +108,19 @@ def test_decode_pages(page_size: int, padding: int) -> None:
         assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("num_heads", HEADS)
+@pytest.mark.parametrize("page_size", [1, 64, 100])
+def test_decode_from_bf16(num_heads: int, page_size: int) -> None:
+    num_pages = 2000 // page_size
+    cache = filled_bf16_cache(num_pages, page_size, page_padding=8)
+    q, indices = queries(6, num_heads), selection(6, 700, num_pages * page_size)
+    options = {"topk_lens": ints(700, 699, 65, 64, 0, 700), "attn_sink": torch.randn(num_heads)}
+    check_decode(q, cache, indices, SCALE, LSE_TOLERANCE, **options)
+    expected = dsa_ops.sparse_mla_decode(q, cache, indices, SCALE, **options)
+    actual = dsa_ops.sparse_mla_decode(q, cache.unsqueeze(2), indices, SCALE, **options)
+    assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
+
+
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 64, 200])
 def test_decode_batches(num_rows: int) -> None:
     cache = filled_mla_cache(100, 64)
@@ -183,6 +196,27 @@ def test_extreme_cache_scales() -> None:
     q = queries(6, 64)
     q[1], q[2], q[3] = 0, q[2] * 1e-8, q[3] * 8
     check_decode(q, cache, selection(6, 600, 640), SCALE / 4)
+
+
+@pytest.mark.parametrize("magnitude", [1e-8, 1e-3, 1.0, 1e5])
+@pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 1e2])
+def test_no_magnitude_costs_more_than_bf16_keys(magnitude: float, scale: float) -> None:
+    """Scores are brought to the same size by sm_scale; the RoPE part keeps to the latent's."""
+    cache = filled_mla_cache(20, 64)
+    tokens = cache.view(-1, 656)
+    scales = scale * (torch.rand(1280, 4) + 0.5)
+    tokens[:, 512:528] = scales.view(torch.uint8)
+    tokens[:, 528:] = (50 * scale * torch.randn(1280, 64)).bfloat16().view(torch.uint8)
+    q, indices = (queries(8, 64).float() * magnitude).bfloat16(), selection(8, 600, 1280)
+    sm_scale = 3 * SCALE / (50 * magnitude * scale)
+    check_decode(q, cache, indices, sm_scale)
+    keys = reference.gather_mla_cache(cache, torch.arange(20).int()[None], ints(0, 1280), 1280)
+    rounded = reference.sparse_mla_prefill(q, keys, indices, sm_scale, compute_dtype=torch.float64)
+    exact = reference.sparse_mla_decode(q, cache, indices, sm_scale, compute_dtype=torch.float64)
+    actual = dsa_ops.sparse_mla_decode(q, cache, indices, sm_scale)
+    some = ~exact[1].isneginf()
+    error = (actual[1].double() - exact[1])[some].abs().max()
+    assert error <= (rounded[1] - exact[1])[some].abs().max()
 
 
 @pytest.mark.parametrize("num_heads", [3, 64])

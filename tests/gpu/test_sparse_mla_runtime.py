@@ -15,7 +15,7 @@ from tests.gpu.tools import (
     on_device,
     same_bits,
 )
-from tests.select_arguments import filled_mla_cache, ints
+from tests.select_arguments import filled_bf16_cache, filled_mla_cache, ints
 
 __all__ = ["on_device"]
 
@@ -44,12 +44,36 @@ def test_a_cache_of_more_than_two_to_the_31_bytes() -> None:
     assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+def test_a_bf16_cache_of_more_than_two_to_the_31_bytes() -> None:
+    small = filled_bf16_cache(4, 64)
+    num_pages = 2**31 // (64 * 1152) + 200
+    cache = torch.empty(num_pages, 64, 576, dtype=torch.bfloat16)
+    pages = torch.tensor([0, num_pages - 150, num_pages - 2, num_pages - 1])
+    cache[pages] = small
+    q, chosen = queries(4, 64), torch.randint(0, 256, (4, 500))
+    slots = pages[chosen // 64] * 64 + chosen % 64
+    actual = dsa_ops.sparse_mla_decode(q, cache, slots.int(), SCALE)
+    expected = dsa_ops.sparse_mla_decode(q, small, chosen.int(), SCALE)
+    assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+# On 132 multiprocessors both batches of a pair are cut the same way: 8, 3, 4 and no splits.
+@pytest.mark.parametrize(("few", "many"), [(2, 3), (8, 9), (10, 12), (140, 200)])
+def test_a_row_does_not_depend_on_its_batch(few: int, many: int) -> None:
+    q, cache, indices = queries(many, 128), filled_mla_cache(100, 64), selection(many, 2048, 6400)
+    whole = dsa_ops.sparse_mla_decode(q, cache, indices, SCALE)
+    part = dsa_ops.sparse_mla_decode(q[:few], cache, indices[:few], SCALE)
+    assert all(same_bits(a, b[:few]) for a, b in zip(part, whole, strict=True))
+
+
 @pytest.mark.parametrize("num_rows", [2, 150])
 def test_repeats(num_rows: int) -> None:
     q, kv, cache = queries(num_rows, 128), rows_of_kv(6400), filled_mla_cache(100, 64)
     indices = selection(num_rows, 2048, 6400)
     assert_repeats(lambda: dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE))
     assert_repeats(lambda: dsa_ops.sparse_mla_decode(q, cache, indices, SCALE))
+    rows = filled_bf16_cache(100, 64)
+    assert_repeats(lambda: dsa_ops.sparse_mla_decode(q, rows, indices, SCALE))
 
 
 def test_graph_replays_with_new_indices_lengths_and_contents() -> None:

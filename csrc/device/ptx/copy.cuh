@@ -15,6 +15,13 @@ __device__ __forceinline__ void cp_async_16(uint32_t shared_dst, void const* src
                : "memory");
 }
 
+// The same for 4 bytes.
+__device__ __forceinline__ void cp_async_4(uint32_t shared_dst, void const* src, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_dst), "l"(src),
+               "r"(valid ? 4 : 0)
+               : "memory");
+}
+
 __device__ __forceinline__ void cp_async_wait_all() {
   asm volatile("cp.async.wait_all;" ::: "memory");
 }

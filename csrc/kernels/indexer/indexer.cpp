@@ -80,9 +80,11 @@ Status launch_scoring(PagedIndexerLogitsParams const& p, int32_t unscored_length
   status = current_device(&device, op);
   if (!status.ok()) return status;
 
+  // A limit holds only where a multiprocessor has one block at a time.
+  bool const alone = p.num_sms != 0;
   PagedPlan const plan =
-      plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n),
-                 static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms));
+      plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n), p.num_heads,
+                 static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms), alone);
   PagedArgs args{};
   status = encode_maps(p, plan.tile_rows, &args, op);
   if (!status.ok()) return status;
@@ -102,7 +104,7 @@ Status launch_scoring(PagedIndexerLogitsParams const& p, int32_t unscored_length
   args.max_context_len = static_cast<int32_t>(p.max_context_len);
   args.unscored_length = unscored_length;
   args.fill = fill;
-  return launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl}, stream);
+  return launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl, alone}, stream);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Launches of this folder's kernels, all of the same block shape.
+// Launches of this folder's kernels.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -8,16 +8,35 @@
 
 namespace dsa_ops::indexer {
 
-template <auto kKernel, class Storage, class Args>
+inline constexpr int kMaxSharedBytes = 227 * 1024;  // of a block
+
+// Shared memory for as many blocks as fit, up to all that a multiprocessor has for one; set once
+// per device.
+template <auto kKernel>
+Status allow_all_shared_memory(char const* op) {
+  static bool done[64] = {};
+  int device = 0;
+  if (cudaError_t error = cudaGetDevice(&device)) return cuda_status(error, op);
+  if (device < 64 && done[device]) return Status{};
+  cudaError_t const error = cudaFuncSetAttribute(
+      kKernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  if (error != cudaSuccess) return cuda_status(error, op);
+  Status const status = allow_shared_memory<kKernel>(kMaxSharedBytes, op);
+  if (status.ok() && device < 64) done[device] = true;
+  return status;
+}
+
+template <auto kKernel, class Storage, int kBlockThreads = kThreads, class Args>
 Status launch_kernel(Args const& args, LaunchShape const& shape, cudaStream_t stream,
                      char const* op) {
-  static_assert(sizeof(Storage) <= 227 * 1024, "A block's shared memory must fit an SM.");
-  Status const status = allow_shared_memory<kKernel>(sizeof(Storage), op);
+  static_assert(sizeof(Storage) <= kMaxSharedBytes, "A block's shared memory must fit an SM.");
+  Status const status = allow_all_shared_memory<kKernel>(op);
   if (!status.ok()) return status;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(shape.grid));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = sizeof(Storage);
+  config.blockDim = dim3(kBlockThreads);
+  // All the memory of a multiprocessor keeps other blocks away.
+  config.dynamicSmemBytes = shape.alone ? kMaxSharedBytes : sizeof(Storage);
   config.stream = stream;
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -28,9 +47,10 @@ Status launch_kernel(Args const& args, LaunchShape const& shape, cudaStream_t st
 }
 
 template <auto kKernel, class Storage>
-KernelEntry kernel_entry(char const* name, char const* op, char const* tile) {
+KernelEntry kernel_entry(char const* name, char const* op, char const* tile,
+                         int32_t threads = kThreads, int32_t registers = kLaunchRegisters) {
   return KernelEntry{
-      KernelInfo{name, op, tile, kThreads, static_cast<int32_t>(sizeof(Storage)), kLaunchRegisters},
+      KernelInfo{name, op, tile, threads, static_cast<int32_t>(sizeof(Storage)), registers},
       reinterpret_cast<void const*>(kKernel)};
 }
 

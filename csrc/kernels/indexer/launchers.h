@@ -10,7 +10,8 @@ namespace dsa_ops::indexer {
 
 struct LaunchShape {
   int32_t grid;
-  bool pdl;  // programmatic dependent launch
+  bool pdl;            // programmatic dependent launch
+  bool alone = false;  // no two blocks on a multiprocessor
 };
 
 Status launch_ragged(RaggedArgs const& args, int32_t num_heads, bool clean,

@@ -20,7 +20,8 @@ struct PagedPlan {
   int32_t tiles_per_request;  // row tiles
   int32_t row_tiles;
 };
-PagedPlan plan_paged(int32_t batch, int32_t next_n, int32_t max_context_len,
-                     int32_t num_sms) noexcept;
+// `alone`: one block per multiprocessor, so that no more of them are occupied.
+PagedPlan plan_paged(int32_t batch, int32_t next_n, int32_t num_heads, int32_t max_context_len,
+                     int32_t num_sms, bool alone) noexcept;
 
 }  // namespace dsa_ops::indexer

@@ -70,8 +70,8 @@ struct FlatKeys {
                                                      float scale) {
     return LaneKey{scale, true};
   }
-  // Before one lane tells the producer that the warp has read its part of a stage.
-  static __device__ __forceinline__ void before_release() {}
+  // Lanes of a warp that tell the producer when a stage has been read: wgmma alone reads it.
+  static constexpr int kReleasingLanes = 1;
 };
 
 struct CachedKeys {
@@ -151,7 +151,7 @@ struct CachedKeys {
                                                      uint32_t stage, int key, int32_t page) {
     return LaneKey{shared.scales[stage][key], present(args, page)};
   }
-  static __device__ __forceinline__ void before_release() { __syncwarp(); }
+  static constexpr int kReleasingLanes = 32;  // each has read a scale
 };
 
 }  // namespace dsa_ops::indexer

@@ -13,6 +13,7 @@
 #pragma once
 #include <cstdint>
 
+#include "device/ptx/copy.cuh"
 #include "device/wgmma.cuh"
 #include "kernels/indexer/traits.h"
 
@@ -71,14 +72,14 @@ struct RingPosition {
 };
 
 // Run by one thread; __syncthreads then publishes the barriers.
-__device__ __forceinline__ void init_barriers(Barriers& barriers, uint32_t query_full_arrivals) {
+__device__ __forceinline__ void init_barriers(Barriers& barriers, uint32_t key_empty_arrivals) {
   for (int i = 0; i < kQueryStages; ++i) {
-    ptx::mbarrier_init(&barriers.query_full[i], query_full_arrivals);
+    ptx::mbarrier_init(&barriers.query_full[i], 32);
     ptx::mbarrier_init(&barriers.query_empty[i], kMathWarps * 32);
   }
   for (int i = 0; i < kKeyStages; ++i) {
     ptx::mbarrier_init(&barriers.key_full[i], 1);
-    ptx::mbarrier_init(&barriers.key_empty[i], kMathWarps);
+    ptx::mbarrier_init(&barriers.key_empty[i], key_empty_arrivals);
   }
   ptx::fence_mbarrier_init();
 }
@@ -101,6 +102,21 @@ __device__ __forceinline__ uint64_t uniform_descriptor(uint64_t descriptor) {
 // and the weights as given. NaN stays NaN, as in the reference.
 __device__ __forceinline__ float twice_relu(float x) { return __fadd_rn(x, fabsf(x)); }
 __device__ __forceinline__ float halve(float weight) { return 0.5f * weight; }
+
+// Starts the copies of a warp that bring the weights of a row tile; 0 for rows past the last.
+template <class Tile>
+__device__ __forceinline__ void copy_weights(float const* weights, int64_t row_stride,
+                                             int64_t first_row, int32_t rows,
+                                             float (&shared)[Tile::kHeads * Tile::kQueries],
+                                             int lane) {
+#pragma unroll 1
+  for (int column = lane; column < Tile::kHeads * Tile::kQueries; column += 32) {
+    bool const exists = column / Tile::kHeads < rows;
+    int64_t const row = first_row + (exists ? column / Tile::kHeads : 0);
+    ptx::cp_async_4(ptx::shared_address(shared + column),
+                    weights + row * row_stride + column % Tile::kHeads, exists);
+  }
+}
 
 // The weights of a bank that belong to this lane's columns. `pair_at(query, head)` gives the halved
 // weights of an even head and the next one.

@@ -7,9 +7,9 @@ namespace {
 
 template <int kHeads, int kRows>
 Status launch_tile(PagedArgs const& args, LaunchShape const& shape, cudaStream_t stream) {
-  return launch_kernel<sm90_paged_indexer_logits_kernel<kHeads, kRows>,
-                       PagedStorage<PagedTile<kHeads, kRows>>>(args, shape, stream,
-                                                               "paged_indexer_logits");
+  using Tile = PagedTile<kHeads, kRows>;
+  return launch_kernel<sm90_paged_indexer_logits_kernel<kHeads, kRows>, PagedStorage<Tile>,
+                       PagedBlock<Tile>::kThreads>(args, shape, stream, "paged_indexer_logits");
 }
 
 template <int kHeads>
@@ -24,9 +24,10 @@ Status launch(PagedArgs const& args, int32_t tile_rows, LaunchShape const& shape
 
 template <int kHeads, int kRows>
 KernelEntry entry(char const* tile) {
-  return kernel_entry<sm90_paged_indexer_logits_kernel<kHeads, kRows>,
-                      PagedStorage<PagedTile<kHeads, kRows>>>("sm90_paged_indexer_logits_kernel",
-                                                              "paged_indexer_logits", tile);
+  using Tile = PagedTile<kHeads, kRows>;
+  return kernel_entry<sm90_paged_indexer_logits_kernel<kHeads, kRows>, PagedStorage<Tile>>(
+      "sm90_paged_indexer_logits_kernel", "paged_indexer_logits", tile, PagedBlock<Tile>::kThreads,
+      PagedBlock<Tile>::kLaunchRegisters);
 }
 
 }  // namespace
@@ -43,12 +44,12 @@ Status launch_paged(PagedArgs const& args, int32_t num_heads, int32_t tile_rows,
 
 KernelList paged_kernels() {
   static KernelEntry const kEntries[] = {
-      entry<64, 1>("1 row of 64 heads x 2 pages"),  entry<64, 2>("2 rows of 64 heads x 2 pages"),
-      entry<64, 4>("4 rows of 64 heads x 2 pages"), entry<32, 1>("1 row of 32 heads x 2 pages"),
-      entry<32, 2>("2 rows of 32 heads x 2 pages"), entry<32, 4>("4 rows of 32 heads x 2 pages"),
-      entry<16, 1>("1 row of 16 heads x 2 pages"),  entry<16, 2>("2 rows of 16 heads x 2 pages"),
-      entry<16, 4>("4 rows of 16 heads x 2 pages"), entry<8, 1>("1 row of 8 heads x 2 pages"),
-      entry<8, 2>("2 rows of 8 heads x 2 pages"),   entry<8, 4>("4 rows of 8 heads x 2 pages"),
+      entry<64, 1>("1 row of 64 heads x 1 page"),   entry<64, 2>("2 rows of 64 heads x 1 page"),
+      entry<64, 4>("4 rows of 64 heads x 2 pages"), entry<32, 1>("1 row of 32 heads x 1 page"),
+      entry<32, 2>("2 rows of 32 heads x 1 page"),  entry<32, 4>("4 rows of 32 heads x 1 page"),
+      entry<16, 1>("1 row of 16 heads x 1 page"),   entry<16, 2>("2 rows of 16 heads x 1 page"),
+      entry<16, 4>("4 rows of 16 heads x 1 page"),  entry<8, 1>("1 row of 8 heads x 1 page"),
+      entry<8, 2>("2 rows of 8 heads x 1 page"),    entry<8, 4>("4 rows of 8 heads x 1 page"),
   };
   return KernelList{kEntries, sizeof(kEntries) / sizeof(kEntries[0])};
 }

@@ -3,26 +3,26 @@
 //
 // A row tile is 1, 2 or 4 rows of a request. The pages that the row tiles need are laid end to end
 // and cut into equal shares, one per block: a share is a few pieces (row tile, range of pages), and
-// one long request keeps every block busy. A stage is two pages, one for each math warpgroup.
+// one long request keeps every block busy. A stage is a page for each math warpgroup.
 //
 // A short call is little more than the way to its first page: lengths, share, block table, page.
 // The producer reads the lengths before the barriers exist, while other warps prefetch the block
 // tables.
 //
-//   warps 0-7   two math warpgroups: one page of each stage, wgmma and epilogue in registers
-//   warp 8      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
+//   warps 0-3   math warpgroup: a page of each stage, wgmma and epilogue in registers (256 columns:
+//               two of them, warps 0-7; the others follow)
+//   warp 4      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
 //               copy; a page that is not in the cache is never read, only reported as absent.
 //               Pages are read once: they leave the L2 first, before the logits
-//   warps 9-11  -inf from the end of a row tile's pages to max_context_len
+//   warps 5-7   -inf from the end of a row tile's pages to max_context_len
 //
 // Rings and barriers:
-//   piece_full[2]   32 arrivals (the producer's lanes: each has described a part of the piece); the
-//                   math warps wait, then load weights
+//   piece_full[2]   32 arrivals (the producer's lanes: each has described a part of the piece), of
+//                   256 columns 64 (and copied weights); the math warps wait, then load weights
 //   query_full[2]   1 arrival (producer, with the bytes of the query tile); the math warps wait
-//   query_empty[2]  256 arrivals (the math lanes, after a piece's last stage); the producer waits
-//   key_full[8]     1 arrival (producer, with the bytes of the pages present); the math warps wait
-//   key_empty[8]    8 arrivals (one per math warp: the end of a wgmma is known per warp); the
-//                   producer waits
+//   query_empty[2]  an arrival of every math lane, after a piece's last stage; the producer waits
+//   key_full[]      1 arrival (producer, with the bytes of the pages present); the math warps wait
+//   key_empty[]     an arrival of every math lane (they read scales); the producer waits
 // The producer ends with a piece of 0 stages. Everything it loads is waited for, so no copy is in
 // flight when the block exits.
 #pragma once
@@ -65,9 +65,9 @@ __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_t
   int32_t length = 0;
 #pragma unroll
   for (int32_t j = 0; j < Tile::kQueries; ++j) {
-    if (j < rows.tokens) {
-      length = max(length, args.lengths.of(rows.request, rows.first_token + j));
-    }
+    // A row past the last reads the last one's again: the loads depend on nothing and overlap.
+    int32_t const token = rows.first_token + min(j, rows.tokens - 1);
+    length = max(length, args.lengths.of(rows.request, token));
   }
   return length <= args.unscored_length ? 0 : (length + kPageKeys - 1) / kPageKeys;
 }
@@ -96,6 +96,8 @@ __device__ __forceinline__ int32_t warp_inclusive_sum(int32_t value, int lane) {
 
 template <class Tile>
 class PagedProducer {
+  using Block = PagedBlock<Tile>;
+
  public:
   __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
       : args_(args), shared_(shared), lane_(lane) {}
@@ -117,10 +119,13 @@ class PagedProducer {
   }
 
   __device__ void run() {
-    // Even shares, so that only a piece's last stage can be half empty.
+    // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product, as
+    // a grid has a block less than there are stages at most.
     int32_t const blocks = static_cast<int32_t>(gridDim.x);
-    int32_t const share = ((total_ + 1) / 2 + blocks - 1) / blocks * 2;
-    int32_t const begin = min(share * static_cast<int32_t>(blockIdx.x), total_);
+    int32_t const stages = (total_ + Block::kWarpgroups - 1) / Block::kWarpgroups;
+    int32_t const share = (stages + blocks - 1) / blocks * Block::kWarpgroups;
+    int32_t const begin = static_cast<int32_t>(
+        min(static_cast<int64_t>(share) * blockIdx.x, static_cast<int64_t>(total_)));
     int32_t const end = min(begin + share, total_);
 
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
@@ -155,10 +160,7 @@ class PagedProducer {
       next_page = next < page_end ? __ldg(table + next) : -1;
       int32_t const group_pages = min(page_end - group, 32);
 #pragma unroll 1
-      for (int32_t i = 0; i < group_pages; i += 2) {
-        // The page after an odd end reads as -1 from its lane: absent, and not stored either.
-        produce_stage(__shfl_sync(~0u, lane_page, i), __shfl_sync(~0u, lane_page, i + 1));
-      }
+      for (int32_t i = 0; i < group_pages; i += Block::kWarpgroups) produce_stage(lane_page, i);
     }
   }
 
@@ -172,11 +174,18 @@ class PagedProducer {
     }
     PagedPiece& sent = shared_.pieces[queries_.stage];
     if (lane_ == 0) {
-      sent.stages = (page_end - page_begin + 1) / 2;
+      sent.stages = (page_end - page_begin + Block::kWarpgroups - 1) / Block::kWarpgroups;
       sent.first_row = rows.request * args_.lengths.next_n + rows.first_token;
       sent.rows = rows.tokens;
       sent.scan_begin = page_begin * kPageKeys;
       sent.store_end = min(page_end * kPageKeys, args_.max_context_len);
+    }
+    if constexpr (Block::kWeightsStaged) {
+      int64_t const row =
+          static_cast<int64_t>(rows.request) * args_.lengths.next_n + rows.first_token;
+      copy_weights<Tile>(args_.weights, args_.weights_row_stride, row, rows.tokens,
+                         shared_.weights[queries_.stage], lane_);
+      ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
     }
     if (lane_ < rows.tokens) {
       sent.row_lengths[lane_] = args_.lengths.of(rows.request, rows.first_token + lane_);
@@ -185,27 +194,41 @@ class PagedProducer {
     queries_.advance();
   }
 
-  __device__ void produce_stage(int32_t page_0, int32_t page_1) {
-    bool const present_0 = page_0 >= 0 && page_0 < args_.num_pages;
-    bool const present_1 = page_1 >= 0 && page_1 < args_.num_pages;
+  // The pages that lanes `first` on hold. The page after an odd end reads as -1 from its lane:
+  // absent, and not stored either.
+  __device__ __forceinline__ void produce_stage(int32_t lane_page, int32_t first) {
+    int32_t pages[Block::kWarpgroups];
+    int32_t count = 0;
+#pragma unroll
+    for (int i = 0; i < Block::kWarpgroups; ++i) {
+      pages[i] = __shfl_sync(~0u, lane_page, first + i);
+      if (present(pages[i])) ++count;
+    }
     uint32_t const stage = keys_.stage;
     ptx::mbarrier_wait(&shared_.key_empty[stage], keys_.phase ^ 1);
     if (ptx::elect_one()) {
-      shared_.page_present[stage][0] = present_0;
-      shared_.page_present[stage][1] = present_1;
-      ptx::mbarrier_arrive_expect_tx(&shared_.key_full[stage],
-                                     (present_0 + present_1) * kPageBytes);
-      if (present_0) load_page(stage, 0, page_0);
-      if (present_1) load_page(stage, 1, page_1);
+#pragma unroll
+      for (int i = 0; i < Block::kWarpgroups; ++i) {
+        shared_.page_present[stage][i] = present(pages[i]);
+      }
+      ptx::mbarrier_arrive_expect_tx(&shared_.key_full[stage], count * kPageBytes);
+#pragma unroll
+      for (int i = 0; i < Block::kWarpgroups; ++i) {
+        if (present(pages[i])) load_page(stage, i, pages[i]);
+      }
     }
     keys_.advance();
   }
 
-  __device__ void load_page(uint32_t stage, int half, int32_t page) {
+  __device__ __forceinline__ bool present(int32_t page) const {
+    return page >= 0 && page < args_.num_pages;
+  }
+
+  __device__ __forceinline__ void load_page(uint32_t stage, int place, int32_t page) {
     uint64_t* full = &shared_.key_full[stage];
-    ptx::tma_load_3d(shared_.keys[stage] + half * kWarpgroupKeys * kHeadDim, &args_.key_map, full,
-                     0, 0, page, page_policy_);
-    ptx::bulk_copy(shared_.scales[stage] + half * kPageKeys,
+    ptx::tma_load_3d(shared_.keys[stage] + place * kPageKeys * kHeadDim, &args_.key_map, full, 0, 0,
+                     page, page_policy_);
+    ptx::bulk_copy(shared_.scales[stage] + place * kPageKeys,
                    args_.index_cache + page * args_.page_stride_bytes + kPageScalesOffset,
                    kPageKeys * sizeof(float), full, page_policy_);
   }
@@ -213,6 +236,9 @@ class PagedProducer {
   __device__ void finish() {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
     if (lane_ == 0) shared_.pieces[queries_.stage].stages = 0;
+    if (Block::kWeightsStaged) {
+      ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
+    }
     ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
     ptx::launch_dependent_kernels();
   }
@@ -224,7 +250,7 @@ class PagedProducer {
   int32_t total_ = 0;        // pages of all row tiles
   uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;
-  RingPosition<kKeyStages> keys_;
+  RingPosition<Block::kKeyStages> keys_;
 };
 
 // Warps take (row tile, 2048 columns) in turn; the math warpgroups store every column before the
@@ -252,12 +278,14 @@ __device__ void fill_paged(PagedArgs const& args, int filler_warp, int lane) {
 
 template <class Tile>
 __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, int warp, int lane) {
+  using Block = PagedBlock<Tile>;
+  constexpr int kUnroll = Tile::kColumns > 128 ? 4 : 1;
   RingPosition<kQueryStages> queries;
-  RingPosition<kKeyStages> keys;
+  RingPosition<Block::kKeyStages> keys;
   MathRegisters<Tile> registers;
   int const warpgroup = warp / 4;
   uint64_t const first_keys =
-      k_major_descriptor(ptx::shared_address(shared.keys) + warpgroup * kWarpgroupKeys * kHeadDim);
+      k_major_descriptor(ptx::shared_address(shared.keys) + warpgroup * kPageKeys * kHeadDim);
   int const lane_key = key_of_lane(warp, lane);
   int const lane_query = query_of_lane(lane);
 
@@ -267,89 +295,118 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
     int32_t const stages = piece.stages;
     if (stages == 0) return;
     int32_t const first_row = piece.first_row;
+    int32_t const rows = piece.rows;
     int32_t const store_end = piece.store_end;
-    int32_t const lane_rows = piece.rows - lane_query;
+    int32_t whole_end = rows == Tile::kQueries ? store_end : 0;
     int32_t lengths[(Tile::kQueries + 1) / 2];  // of the rows 2 i + lane_query
+#pragma unroll
+    for (int i = 0; i < Tile::kQueries; ++i) whole_end = min(whole_end, piece.row_lengths[i]);
 #pragma unroll
     for (int i = 0; i < (Tile::kQueries + 1) / 2; ++i) {
       lengths[i] = piece.row_lengths[2 * i + lane_query];
     }
-#pragma unroll
-    for (int b = 0; b < Tile::kBanks; ++b) {
-      int32_t const row = first_row + b * Tile::kBankQueries;
-      float const* bank = args.weights + row * args.weights_row_stride;
-      int32_t const rows = piece.rows - b * Tile::kBankQueries;
-      load_weights<Tile>(registers.weights[b], lane, [&](int query, int head) {
-        float const* at = bank + query * args.weights_row_stride + head;
-        return query < rows ? float2{halve(__ldg(at)), halve(__ldg(at + 1))} : float2{0.f, 0.f};
-      });
-    }
+    float const* tile_weights = args.weights + first_row * args.weights_row_stride;
+    load_weights<Tile>(registers.weights[0], lane, [&](int query, int head) {
+      if constexpr (Block::kWeightsStaged) {
+        float const* at = shared.weights[queries.stage] + query * Tile::kHeads + head;
+        float2 const pair = *reinterpret_cast<float2 const*>(at);
+        return float2{halve(pair.x), halve(pair.y)};
+      }
+      float const* at = tile_weights + query * args.weights_row_stride + head;
+      return query < rows ? float2{halve(__ldg(at)), halve(__ldg(at + 1))} : float2{0.f, 0.f};
+    });
     uint64_t const query_tile =
-        k_major_descriptor(ptx::shared_address(shared.queries[queries.stage]));
+        uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     int32_t n = piece.scan_begin + lane_key;
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
+    int32_t const whole = uniform(max(whole_end - piece.scan_begin, 0) / Block::kStageKeys);
     ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
 
-#pragma unroll 1
-    for (int32_t s = 0; s < stages; ++s) {
-      float* out = first_out;
+    // Scores the next page and hands the logits to `store(query)`.
+    auto const score = [&](auto const& store) {
       ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
       float const scale = shared.scales[keys.stage][lane_key];
       bool const present = shared.page_present[keys.stage][warpgroup] != 0;
       score_keys<Tile>(
-          registers, descriptor_at(first_keys, keys.stage * kStageBytes), query_tile, scale, lane,
-          [&] {
-            __syncwarp();  // every lane has read the scale
-            if (lane == 0) ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
-          },
-          [&](int query, float logit) {
-            if (!present || n >= lengths[query / 2]) logit = -INFINITY;
-            if (n < store_end && query < lane_rows) *out = logit;
-            out += 2 * args.logits_row_stride;
-          });
+          registers, descriptor_at(first_keys, keys.stage * Block::kStageBytes), query_tile, scale,
+          lane, [&] { ptx::mbarrier_arrive(&shared.key_empty[keys.stage]); },
+          [&](int query, float logit) { store(query, present ? logit : -INFINITY); });
       keys.advance();
-      n += kStageKeys;
-      first_out += kStageKeys;
+      n += Block::kStageKeys;
+      first_out += Block::kStageKeys;
+    };
+
+    // Stages that all rows see whole need no test per logit.
+#pragma unroll kUnroll
+    for (int32_t s = 0; s < whole; ++s) {
+      float* out = first_out;
+      score([&](int, float logit) {
+        if (Tile::kQueries > 1 || lane_query == 0) *out = logit;
+        out += 2 * args.logits_row_stride;
+      });
+    }
+#pragma unroll 1
+    for (int32_t s = whole; s < stages; ++s) {
+      float* out = first_out;
+      score([&](int query, float logit) {
+        if (n >= lengths[query / 2]) logit = -INFINITY;
+        if (n < store_end && query + lane_query < rows) *out = logit;
+        out += 2 * args.logits_row_stride;
+      });
     }
     ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
   }
 }
 
+template <class Tile>
+__device__ __forceinline__ void init_paged_barriers(PagedStorage<Tile>& shared) {
+  constexpr uint32_t kMathLanes = 32 * PagedBlock<Tile>::kMathWarps;
+  for (int i = 0; i < kQueryStages; ++i) {
+    ptx::mbarrier_init(&shared.piece_full[i], PagedBlock<Tile>::kWeightsStaged ? 64 : 32);
+    ptx::mbarrier_init(&shared.query_full[i], 1);
+    ptx::mbarrier_init(&shared.query_empty[i], kMathLanes);
+  }
+  for (int i = 0; i < PagedBlock<Tile>::kKeyStages; ++i) {
+    ptx::mbarrier_init(&shared.key_full[i], 1);
+    ptx::mbarrier_init(&shared.key_empty[i], kMathLanes);
+  }
+  ptx::fence_mbarrier_init();
+}
+
 template <int kHeads, int kRows>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads,
+                                  PagedBlock<PagedTile<kHeads, kRows>>::kPerSm)
     sm90_paged_indexer_logits_kernel(__grid_constant__ PagedArgs const args) {
   using Tile = PagedTile<kHeads, kRows>;
+  using Block = PagedBlock<Tile>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<PagedStorage<Tile>*>(shared_memory);
   int const warp = uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
   PagedProducer<Tile> producer(args, shared, lane);
-  if (warp == kProducerWarp) {
+  if (warp == Block::kProducerWarp) {
     producer.plan();
   } else if (warp == 0) {
-    if (lane == 0) {
-      for (uint64_t& full : shared.piece_full) ptx::mbarrier_init(&full, 32);
-      init_barriers(shared, 1);
-    }
-  } else if (warp < kMathWarps) {
-    constexpr int kPrefetchThreads = (kMathWarps - 1) * 32;
+    if (lane == 0) init_paged_barriers(shared);
+  } else if (warp < Block::kMathWarps) {
+    constexpr int kPrefetchThreads = (Block::kMathWarps - 1) * 32;
     prefetch_block_tables(args, static_cast<int32_t>(blockIdx.x) * kPrefetchThreads +
                                     static_cast<int32_t>(threadIdx.x) - 32);
   }
   __syncthreads();
   ptx::wait_for_prior_kernels();
 
-  if (warp < kMathWarps) {
-    ptx::setmaxnreg_inc<kMathRegisters>();
+  if (warp < Block::kMathWarps) {
+    ptx::setmaxnreg_inc<Block::kMathRegisters>();
     score_paged<Tile>(args, shared, warp, lane);
   } else {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    if (warp == kProducerWarp) {
+    if (warp == Block::kProducerWarp) {
       producer.run();
     } else if (args.fill) {
-      fill_paged<Tile>(args, warp - kFillerWarp, lane);
+      fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);
     }
   }
 }

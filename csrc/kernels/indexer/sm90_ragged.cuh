@@ -15,8 +15,8 @@
 //                   written a part of the unit); the math warps wait
 //   query_empty[2]  256 arrivals (the math lanes, after a unit's last tile); the producer waits
 //   key_full[8]     1 arrival (producer, with the bytes of a stage); the math warps wait
-//   key_empty[8]    8 arrivals (one per math warp: the end of a wgmma is known per warp); the
-//                   producer waits
+//   key_empty[8]    8 arrivals (one per math warp: the end of a wgmma is known per warp), 256 of
+//                   cached keys (the lanes read scales); the producer waits
 // The producer ends with a unit of 0 tiles. Everything it loads is waited for, so no copy is in
 // flight when the block exits.
 #pragma once
@@ -212,8 +212,7 @@ __device__ void score_ragged(typename Keys::Args const& args,
           registers, descriptor_at(first_keys, keys.stage * kStageBytes), query_tile, key.scale,
           lane,
           [&] {
-            Keys::before_release();
-            if (lane == 0) ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
+            if (lane < Keys::kReleasingLanes) ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
           },
           [&](int query, float logit) {
             if (!key.present) logit = -INFINITY;
@@ -270,7 +269,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch_tensor_map(&args.query_map);
     if (Keys::any(args)) ptx::prefetch_tensor_map(&args.key_map);
-    init_barriers(shared, 32);
+    init_barriers(shared, kMathWarps * Keys::kReleasingLanes);
   }
   __syncthreads();
   ptx::wait_for_prior_kernels();

@@ -59,10 +59,33 @@ template <int Heads>
 using RaggedTile =
     QueryTile<Heads, kRaggedColumns / Heads / ragged_banks(Heads), ragged_banks(Heads)>;
 
-// Paged decode scores up to 4 rows of a request at once: a second bank only for 4 rows of 64 heads.
+// Paged decode scores 1, 2 or 4 rows of a request.
 template <int Heads, int Rows>
-using PagedTile =
-    QueryTile<Heads, Heads * Rows <= 128 ? Rows : Rows / 2, Heads * Rows <= 128 ? 1 : 2>;
+using PagedTile = QueryTile<Heads, Rows, 1>;
+
+// A paged block of up to 128 columns has one math warpgroup, which scores a page at a time, and
+// several blocks share a multiprocessor; one of 256 columns has two.
+inline constexpr int paged_warpgroups(int columns) { return columns <= 128 ? 1 : 2; }
+inline constexpr int paged_blocks_per_sm(int columns) {
+  return columns <= 64 ? 4 : columns <= 128 ? 2 : 1;
+}
+template <class Tile>
+struct PagedBlock {
+  static constexpr int kWarpgroups = paged_warpgroups(Tile::kColumns);
+  static constexpr int kPerSm = paged_blocks_per_sm(Tile::kColumns);
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kMathWarps = 4 * kWarpgroups;
+  static constexpr int kProducerWarp = kMathWarps;
+  static constexpr int kFillerWarp = kProducerWarp + 1;
+  static constexpr int kKeyStages = kPerSm == 4 ? 3 : kPerSm == 2 ? 6 : 8;
+  // Few weights are loaded sooner by those who need them than staged by the producer.
+  static constexpr bool kWeightsStaged = Tile::kColumns > 128;
+  static constexpr int kStageKeys = kPageKeys * kWarpgroups;
+  static constexpr int kStageBytes = kStageKeys * kHeadDim;
+  static constexpr int kLaunchRegisters = 65536 / (kThreads * kPerSm) / 8 * 8;
+  static constexpr int kMathRegisters =
+      (kLaunchRegisters * (kWarpgroups + 1) - kProducerRegisters) / kWarpgroups / 8 * 8;
+};
 
 struct RowRange {
   int32_t begin;
@@ -80,7 +103,7 @@ struct RaggedUnit {
 };
 
 struct PagedPiece {
-  int32_t stages;  // pairs of pages to score; 0: no more work
+  int32_t stages;  // to score; 0: no more work
   int32_t first_row;
   int32_t rows;        // of the tile that exist
   int32_t scan_begin;  // first key scored
@@ -110,13 +133,19 @@ struct alignas(1024) CachedStorage : RaggedStorage<Tile> {
 };
 
 template <class Tile>
-struct alignas(1024) PagedStorage : Barriers {
+struct alignas(1024) PagedStorage {
+  using Block = PagedBlock<Tile>;
   uint64_t piece_full[kQueryStages];  // before query_full
-  alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
-  alignas(1024) uint8_t keys[kKeyStages][kStageBytes];
-  alignas(16) float scales[kKeyStages][kStageKeys];
-  int32_t page_present[kKeyStages][kMathWarpgroups];
+  uint64_t query_full[kQueryStages];
+  uint64_t query_empty[kQueryStages];
+  uint64_t key_full[Block::kKeyStages];
+  uint64_t key_empty[Block::kKeyStages];
+  int32_t page_present[Block::kKeyStages][Block::kWarpgroups];
   PagedPiece pieces[kQueryStages];
+  alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
+  alignas(1024) uint8_t keys[Block::kKeyStages][Block::kStageBytes];
+  alignas(16) float scales[Block::kKeyStages][Block::kStageKeys];
+  alignas(8) float weights[kQueryStages][Block::kWeightsStaged ? Tile::kColumns : 1];
 };
 
 }  // namespace dsa_ops::indexer

@@ -4,11 +4,13 @@
 //
 // One block per (row, head); warp w and lane l hold dims 128 w + [4 l, 4 l + 4).
 #pragma once
-#include "kernels/sparse_mla/producer.cuh"
+#include "device/ptx/convert.cuh"
+#include "kernels/sparse_mla/kernel_args.h"
 
 namespace dsa_ops::sparse_mla {
 
 inline constexpr int kCombineThreads = 128;
+inline constexpr int kCombineDim = 512;
 
 __global__ void __launch_bounds__(kCombineThreads)
     combine_kernel(__grid_constant__ const CombineArgs args) {
@@ -40,7 +42,7 @@ __global__ void __launch_bounds__(kCombineThreads)
     for (int i = 0; i < count; ++i) {
       float const weight = __shfl_sync(0xFFFFFFFFu, own_weight, i);
       int64_t const part = first_part + int64_t{batch + i} * args.num_heads;
-      auto const* values = reinterpret_cast<float4 const*>(args.partial_out + part * kLatentDim);
+      auto const* values = reinterpret_cast<float4 const*>(args.partial_out + part * kCombineDim);
       // The outputs of an empty part were never written.
       float4 const value = weight > 0.f ? values[threadIdx.x] : make_float4(0.f, 0.f, 0.f, 0.f);
       sum += weight;
@@ -57,8 +59,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   float factor = empty ? 0.f : 1.f / sum;
   if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
   uint16_t* const out = args.out + row * args.out_row_stride + head * args.out_head_stride;
-  reinterpret_cast<uint2*>(out)[threadIdx.x] = make_uint2(
-      pack_bf16(total.x * factor, total.y * factor), pack_bf16(total.z * factor, total.w * factor));
+  reinterpret_cast<uint2*>(out)[threadIdx.x] =
+      make_uint2(ptx::pack_bf16(total.x * factor, total.y * factor),
+                 ptx::pack_bf16(total.z * factor, total.w * factor));
   if (threadIdx.x == 0) args.lse[row * args.num_heads + head] = lse;
 }
 

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/sparse_mla/union.h"
+
 namespace dsa_ops::sparse_mla {
 
 struct KernelArgs {
@@ -27,6 +29,10 @@ struct KernelArgs {
   int32_t num_splits;
   int32_t blocks_per_split;
   float score_scale_log2;  // sm_scale * log2(e)
+  int64_t num_rows;
+  int32_t pack_rows;      // 1: no packs (always with an FP8 cache)
+  PackTile const* tiles;  // of a launch with packs: unions.tiles or unions.repairs
+  Unions unions;
 };
 
 struct CombineArgs {

@@ -6,7 +6,7 @@
 
 namespace dsa_ops::sparse_mla {
 
-std::array<KernelEntry, 2> prefill_kernels();
-std::array<KernelEntry, 2> decode_kernels();
+std::array<KernelEntry, 5> prefill_kernels();
+std::array<KernelEntry, 2> decode_kernels();  // without those of fp8/
 
 }  // namespace dsa_ops::sparse_mla

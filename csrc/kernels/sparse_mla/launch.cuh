@@ -11,7 +11,8 @@ template <class Source>
 Status launch(KernelArgs const& args, int64_t num_rows, char const* op, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<Source>);
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
-  int64_t const blocks = num_rows * args.head_tiles * args.num_splits;
+  int64_t const rows = (num_rows + args.pack_rows - 1) / args.pack_rows * args.pack_rows;
+  int64_t const blocks = rows * args.head_tiles * args.num_splits;
   if (blocks > INT32_MAX) {
     return make_status(StatusCode::kInvalidArgument,
                        "%s: num_rows must be at most %lld for these heads, got %lld", op,
@@ -25,7 +26,7 @@ Status launch(KernelArgs const& args, int64_t num_rows, char const* op, cudaStre
   return cuda_status(cudaGetLastError(), op);
 }
 
-// Checks shared by both entry points; `limit` names the number of keys.
+// Checks shared by both entry points.
 Status check_common(char const* op, int64_t num_rows, int32_t num_heads, int64_t top_k,
                     int64_t q_row_stride, int64_t q_head_stride, int64_t out_row_stride,
                     int64_t out_head_stride);

@@ -5,14 +5,74 @@
 namespace dsa_ops {
 namespace sparse_mla {
 
-SplitPlan plan_splits(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t blocks_of(int64_t top_k) { return std::max<int64_t>(1, ceil_div(top_k, 64)); }
+
+}  // namespace
+
+namespace {
+
+struct Fp8Shape {
+  int tile_heads;
+  int block_clocks;  // of 64 tokens
+  int fixed_clocks;  // query and output
+};
+// Measured on an H100 (2026-11-22), as are the clocks below.
+constexpr Fp8Shape kFp8Shapes[] = {
+    {8, 2000, 500}, {16, 2200, 1000}, {32, 2900, 2000}, {64, 4000, 4000}};
+constexpr int kFp8Splits[] = {1, 2, 3, 4, 8, 16};
+constexpr int kJoinClocks = 2500;  // of a cluster, and
+constexpr int kJoinBytesPerClock = 14;
+
+// Blocks or clusters that run at a time. Multiprocessors come in groups that a cluster cannot
+// straddle: from three blocks on some are left over.
+int64_t fp8_capacity(int num_splits, int32_t num_sms) {
+  int64_t const usable = num_splits <= 2 ? num_sms : int64_t{num_sms} * 7 / 8;
+  return std::max<int64_t>(1, usable / num_splits);
+}
+
+int64_t fp8_clocks(Fp8Shape const& shape, int num_splits, int64_t row_tiles, int64_t blocks,
+                   int32_t num_sms) {
+  int64_t const waves = ceil_div(row_tiles, fp8_capacity(num_splits, num_sms));
+  int64_t const bytes = int64_t{shape.tile_heads} * 512 * 4 * (num_splits - 1) / num_splits;
+  int64_t const join = num_splits > 1 ? kJoinClocks + bytes / kJoinBytesPerClock : 0;
+  return waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks + join);
+}
+
+}  // namespace
+
+SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
+  int64_t const blocks = blocks_of(top_k);
+  SplitPlan best = {};
+  int64_t best_clocks = INT64_MAX;
+  for (Fp8Shape const& shape : kFp8Shapes) {
+    int64_t const head_tiles = ceil_div(num_heads, shape.tile_heads);
+    for (int num_splits : kFp8Splits) {
+      bool const fits = num_rows * head_tiles <= fp8_capacity(num_splits, num_sms);
+      if (num_splits > 1 && (num_splits > blocks || !fits)) break;
+      int64_t const clocks = fp8_clocks(shape, num_splits, num_rows * head_tiles, blocks, num_sms);
+      if (clocks >= best_clocks) continue;
+      best_clocks = clocks;
+      best = {shape.tile_heads, static_cast<int>(head_tiles), num_splits,
+              static_cast<int>(ceil_div(blocks, num_splits))};
+    }
+    if (shape.tile_heads >= num_heads) break;
+  }
+  return best;
+}
+
+SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
   SplitPlan plan;
-  plan.head_tiles = (num_heads + 63) / 64;
-  int64_t const blocks = std::max<int64_t>(1, (top_k + 63) / 64);
+  plan.tile_heads = 64;
+  plan.head_tiles = static_cast<int>(ceil_div(num_heads, plan.tile_heads));
+  int64_t const blocks = blocks_of(top_k);
   int64_t const tiles = std::max<int64_t>(1, num_rows * plan.head_tiles);
   int64_t const wanted = std::clamp<int64_t>(num_sms / tiles, 1, blocks);
-  plan.blocks_per_split = static_cast<int>((blocks + wanted - 1) / wanted);
-  plan.num_splits = static_cast<int>((blocks + plan.blocks_per_split - 1) / plan.blocks_per_split);
+  plan.blocks_per_split = static_cast<int>(ceil_div(blocks, wanted));
+  plan.num_splits = static_cast<int>(ceil_div(blocks, plan.blocks_per_split));
   return plan;
 }
 
@@ -21,6 +81,48 @@ PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_
   size_t const parts = static_cast<size_t>(num_rows) * plan.num_splits * num_heads;
   auto const round_up = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
   return {round_up(parts * 512 * sizeof(float)), round_up(parts * sizeof(float))};
+}
+
+namespace {
+
+constexpr float kMaxShare = 15.f / 16.f;  // the rest pays for building the unions
+constexpr int64_t kMinBlocksPerSm = 256;  // of 64 tokens: about half a millisecond
+constexpr int64_t kMaxPackTopK = 1 << 20;
+constexpr int64_t kUnionScratchBytes = 80 << 20;  // 8,192 rows of 2,048 entries
+
+int64_t divide_up(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
+
+}  // namespace
+
+float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms) {
+  int64_t const waves = divide_up(num_rows, num_sms);
+  int64_t const pack_waves = divide_up(divide_up(num_rows, pack_rows), num_sms);
+  return kMaxShare * std::min(1.f, static_cast<float>(waves) / (pack_waves * pack_rows));
+}
+
+PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
+  PackPlan const none = {1, num_rows, 0, 0, 0, 0};
+  // A pair of rows of the tile belongs to one row of the pack.
+  int const pack_rows = std::min(kMaxPackRows, 32 / ((num_heads + 1) / 2));
+  // Where the attention is short, unions that lead to nothing would cost more than 5 % of it.
+  int64_t const blocks = num_rows * divide_up(std::min(top_k, kMaxPackTopK), 64);
+  if (pack_rows < 2 || top_k > kMaxPackTopK || blocks < kMinBlocksPerSm * num_sms) return none;
+  // No union is shorter than the average of its lists.
+  if (max_union_share(num_rows, pack_rows, num_sms) * pack_rows <= 1.f) return none;
+  int64_t const capacity =
+      divide_up(static_cast<int64_t>(kMaxShare * static_cast<float>(pack_rows * top_k)), 64) * 64;
+  int64_t const max_packs = kUnionScratchBytes / (capacity * 5);  // a key and its members: 5 bytes
+  if (max_packs == 0) return none;
+  int64_t const packs = divide_up(num_rows, pack_rows);
+  int64_t const chunk_packs = divide_up(packs, divide_up(packs, max_packs));
+  PackPlan plan;
+  plan.pack_rows = pack_rows;
+  plan.chunk_rows = chunk_packs * pack_rows;
+  plan.capacity = static_cast<int32_t>(capacity);
+  plan.tiles_bytes = static_cast<size_t>(divide_up(plan.chunk_rows * 8, 256) * 256);
+  plan.keys_bytes = static_cast<size_t>(chunk_packs * capacity) * 4;
+  plan.members_bytes = static_cast<size_t>(chunk_packs * capacity);
+  return plan;
 }
 
 }  // namespace sparse_mla

@@ -1,4 +1,4 @@
-// Sparse MLA forward, prefill and decode.
+// Sparse MLA forward over bf16 rows.
 //
 //   s[h, j] = sm_scale * q[t, h] . kv[indices[t, j]],   out[t, h] = softmax_j(s[h, j]) . kv[.,
 //   :512]
@@ -10,103 +10,46 @@
 //   warpgroup 1  output dims 256 ... 511, with the probabilities of warpgroup 0
 //   warpgroup 2  gathers and masks the next tokens
 // Two stages; V is the same bytes as K, read transposed. Registers 200 / 200 / 104.
-//
-// FP8 cache: K and V are the e4m3 values themselves, exact in f16. Scores are accumulated by groups
-// of 128 dims, each time multiplied by the ratio of the group's scale to the next one's, so the
-// scales act in fp32: rounded into K, they would cost the lse two digits. For V the scales act on
-// the probabilities. A softmax weight is kept as 2^(s + e - m), with 2^e the token's largest scale:
-// that is its weight in the output, so f16 holds any mix of scales; the row sum takes 2^e out
-// again.
 #pragma once
+#include "device/ptx/convert.cuh"
+#include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/producer.cuh"
 #include "kernels/sparse_mla/query.cuh"
 
 namespace dsa_ops::sparse_mla {
 
-// Where this thread block works.
-struct Tile {
-  int64_t row;
-  int first_head;
-  int heads;  // of the tile that exist
-  int split;
-};
-
-// Read anew at every call: kept from the start to the end of a thread block it would cost registers
-// that the loop needs.
-__device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
-  uint32_t block;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
-  uint32_t const tile = block / args.num_splits;
-  uint32_t const row = tile / args.head_tiles;
-  int const first_head = (tile - row * args.head_tiles) * kTileHeads;
-  return {row, first_head, min(kTileHeads, args.num_heads - first_head),
-          static_cast<int>(block - tile * args.num_splits)};
-}
-
-__device__ __forceinline__ IndexList index_list(KernelArgs const& args, Tile const& tile) {
-  int length = args.top_k;
-  if (args.topk_lens) length = min(length, max(args.topk_lens[tile.row], 0));
-  int const first = tile.split * args.blocks_per_split * kBlockTokens;
-  length = min(max(length - first, 0), args.blocks_per_split * kBlockTokens);
-  return {args.indices + tile.row * args.indices_row_stride + first, length,
-          (length + kBlockTokens - 1) / kBlockTokens,
-          static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31))};
-}
-
 // Rows that a thread's accumulators belong to: row() and row() + 8 of the tile.
 struct FragmentPosition {
   int row;
   int column;  // of the first of two neighbouring values in every group of 8 columns
+  int member;  // of the pack: the row of the input that both rows belong to
 
-  __device__ explicit FragmentPosition(int thread)
-      : row(((thread >> 5) & 3) * 16 + ((thread & 31) >> 2)), column((thread & 3) * 2) {}
+  __device__ FragmentPosition(Tile const& tile, int thread)
+      : row(((thread >> 5) & 3) * 16 + ((thread & 31) >> 2)),
+        column((thread & 3) * 2),
+        member(min(TileRow(tile, row).member, tile.rows - 1)) {}
 };
 
 // Descriptor words between two 64-dim panels.
 inline constexpr uint64_t kPanelStep = kPanelBytes >> 4;
 
-// scores (+)= q . k over panels [first, last) of 64 dims; waits for the result.
-template <class Mma>
-__device__ __forceinline__ void multiply_panels(float (&scores)[32], uint64_t q, uint64_t k,
-                                                int first, int last, bool accumulate) {
+// scores = q . k; waits for the result.
+template <class Source>
+__device__ __forceinline__ void compute_scores(SharedStorage<Source> const& shared, int stage,
+                                               float (&scores)[32]) {
+  uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
+  uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[stage]));
   pin_registers(scores);
   ptx::wgmma_fence();
 #pragma unroll
-  for (int step = first * 4; step < last * 4; ++step) {
+  for (int step = 0; step < Source::kHeadDim / 16; ++step) {
     uint64_t const offset = (step / 4) * kPanelStep + (step % 4) * 2;
-    wgmma_ss<Mma>(scores, q + offset, k + offset, accumulate || step != first * 4);
+    wgmma_ss<typename Source::ScoreMma>(scores, q + offset, k + offset, step != 0);
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
   pin_registers(scores);
-}
-
-// Multiplies the scores of every token (column) by its factor.
-__device__ __forceinline__ void scale_tokens(float (&scores)[32],
-                                             float const (&factor)[kBlockTokens],
-                                             FragmentPosition const& at) {
-#pragma unroll
-  for (int i = 0; i < 32; ++i) scores[i] *= factor[(i >> 2) * 8 + at.column + (i & 1)];
-}
-
-// scores = q . k, with the scales of an FP8 cache applied.
-template <class Source>
-__device__ __forceinline__ void compute_scores(SharedStorage<Source> const& shared, int stage,
-                                               FragmentPosition const& at, float (&scores)[32]) {
-  uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
-  uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[stage]));
-  if constexpr (Source::kFp8Cache) {
-#pragma unroll
-    for (int group = 0; group < kGroups; ++group) {
-      multiply_panels<typename Source::ScoreMma>(scores, q, k, 2 * group, 2 * group + 2, group > 0);
-      scale_tokens(scores, shared.token[stage].score_factor[group], at);
-    }
-    multiply_panels<typename Source::RopeMma>(scores, q, k, kLatentPanels, kLatentPanels + 1, true);
-  } else {
-    constexpr int kPanels = SharedStorage<Source>::kPanels;
-    multiply_panels<typename Source::ScoreMma>(scores, q, k, 0, kPanels, false);
-  }
 }
 
 // Online softmax of one row pair over the blocks of this part.
@@ -121,30 +64,18 @@ struct SoftmaxState {
 // 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
 inline constexpr float kReferenceSlackLog2 = 8.f;
 
-// 2^x, subnormal results as zero.
-__device__ __forceinline__ float exp2_flushed(float x) {
-  float result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
-  return result;
-}
-
 // Turns raw products into probabilities in place; returns the output rescale factors.
 template <class Source>
 __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared,
                                              KernelArgs const& args, int stage,
                                              FragmentPosition const& at, float (&scores)[32],
                                              SoftmaxState& state, float (&rescale)[2]) {
-  float row_scale[2] = {args.score_scale_log2, args.score_scale_log2};
-  if constexpr (Source::kFp8Cache) {
-    row_scale[0] = shared.query_scale[at.row];
-    row_scale[1] = shared.query_scale[at.row + 8];
-  }
+  float const* const bias = shared.bias[stage][at.member] + at.column;
   float maximum[2] = {-INFINITY, -INFINITY};
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
-    int const token = (i >> 2) * 8 + at.column + (i & 1);
-    scores[i] = fmaf(scores[i], row_scale[half], shared.token[stage].bias[token]);
+    scores[i] = fmaf(scores[i], args.score_scale_log2, bias[(i >> 2) * 8 + (i & 1)]);
     maximum[half] = fmaxf(maximum[half], scores[i]);
   }
   float shift[2];
@@ -154,49 +85,22 @@ __device__ __forceinline__ void softmax_step(SharedStorage<Source> const& shared
     maximum[half] = fmaxf(maximum[half], __shfl_xor_sync(0xFFFFFFFFu, maximum[half], 2));
     state.maximum[half] = fmaxf(state.maximum[half], maximum[half]);
     float const before = state.reference[half];
-    if (maximum[half] > before + kReferenceSlackLog2) state.reference[half] = maximum[half];
+    bool const grows = maximum[half] > before + kReferenceSlackLog2;
+    if (grows) state.reference[half] = maximum[half];
     shift[half] = state.reference[half] == -INFINITY ? 0.f : state.reference[half];
-    rescale[half] = exp2_flushed(before - shift[half]);
+    rescale[half] = grows ? ptx::exp2_flushed(before - shift[half]) : 1.f;
     state.sum[half] *= rescale[half];
   }
 #pragma unroll
   for (int i = 0; i < 32; ++i) {
     int const half = (i >> 1) & 1;
-    scores[i] = exp2_flushed(scores[i] - shift[half]);
-    if constexpr (Source::kFp8Cache) {
-      int const token = (i >> 2) * 8 + at.column + (i & 1);
-      state.sum[half] = fmaf(scores[i], shared.token[stage].inverse[token], state.sum[half]);
-    } else {
-      state.sum[half] += scores[i];
-    }
+    scores[i] = ptx::exp2_flushed(scores[i] - shift[half]);
+    state.sum[half] += scores[i];
   }
-}
-
-__device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
 // Output of one consumer warpgroup: two groups of 128 dims.
 using OutputTile = float[2][64];
-
-// The A fragments of a block's probabilities, for an FP8 cache times the scales of one group.
-template <class Source>
-__device__ __forceinline__ void load_fragments(uint32_t (&fragments)[4][4],
-                                               uint32_t const* probability, int thread,
-                                               TokenData<Source> const& token, int group,
-                                               FragmentPosition const& at) {
-#pragma unroll
-  for (int i = 0; i < 16; ++i) {
-    uint32_t& word = fragments[i >> 2][i & 3];
-    word = probability[i * 128 + thread];
-    if constexpr (Source::kFp8Cache) {
-      int const first_token = (i >> 2) * 16 + ((i >> 1) & 1) * 8 + at.column;
-      uint32_t const pair =
-          *reinterpret_cast<uint32_t const*>(&token.value_scale[group][first_token]);
-      asm("mul.rn.f16x2 %0, %0, %1;" : "+r"(word) : "r"(pair));
-    }
-  }
-}
 
 template <class Source>
 __device__ __forceinline__ void issue_values(float (&output)[64], uint32_t const (&fragments)[4][4],
@@ -209,26 +113,22 @@ __device__ __forceinline__ void issue_values(float (&output)[64], uint32_t const
   ptx::wgmma_commit();
 }
 
-// output += P . V for the dims of one consumer warpgroup; waits for the result. An FP8 cache has
-// its own fragments for each group of dims.
+// output += P . V for the dims of one consumer warpgroup; waits for the result.
 template <class Source>
 __device__ __forceinline__ void multiply_values(OutputTile& output, SharedStorage<Source>& shared,
-                                                int stage, int half, int thread,
-                                                FragmentPosition const& at) {
-  constexpr int kSets = Source::kFp8Cache ? 2 : 1;
+                                                int stage, int half, int thread) {
   uint64_t const value =
       mn_major_descriptor(ptx::shared_address(shared.kv[stage][half * 4]), kPanelBytes);
   uint32_t const* const probability = shared.probability_of(stage);
-  uint32_t fragments[kSets][4][4];
+  uint32_t fragments[4][4];
+#pragma unroll
+  for (int i = 0; i < 16; ++i) fragments[i >> 2][i & 3] = probability[i * 128 + thread];
+  pin_registers(output[0]);
+  pin_registers(output[1]);
+  ptx::wgmma_fence();
 #pragma unroll
   for (int part = 0; part < 2; ++part) {
-    if (part < kSets) {
-      load_fragments(fragments[part], probability, thread, shared.token[stage], half * 2 + part,
-                     at);
-    }
-    pin_registers(output[part]);
-    ptx::wgmma_fence();
-    issue_values<Source>(output[part], fragments[part % kSets], value + part * 2 * kPanelStep);
+    issue_values<Source>(output[part], fragments, value + part * 2 * kPanelStep);
   }
   ptx::wgmma_wait<0>();
   pin_registers(output[0]);
@@ -245,10 +145,9 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
     int64_t const part = tile.row * args.num_splits + tile.split;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      int const row = at.row + lower * 8;
-      if (row >= tile.heads) continue;
-      float* const target = args.partial_out +
-                            (part * args.num_heads + tile.first_head + row) * kLatentDim +
+      TileRow const to(tile, at.row + lower * 8);
+      if (!to.exists) continue;
+      float* const target = args.partial_out + (part * args.num_heads + to.head) * kLatentDim +
                             half * kHalfDim + at.column;
 #pragma unroll
       for (int group = 0; group < 32; ++group) {
@@ -263,17 +162,20 @@ __device__ void store_output(SharedStorage<Source>& shared, KernelArgs const& ar
   for (int i = 0; i < 128; i += 2) {
     int const row = at.row + ((i >> 1) & 1) * 8;
     int const group = i >> 2;  // of 8 columns
-    store_shared_4(
+    ptx::store_shared_4(
         panels + (group >> 3) * kPanelBytes + swizzled_chunk(row, group & 7) + at.column * 2,
-        pack_bf16(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]));
+        ptx::pack_bf16(output[i >> 6][i & 63], output[i >> 6][(i & 63) + 1]));
   }
   ptx::named_barrier_sync(kOutputStaged + half, 128);
   int const lane = thread & 31;
-  for (int row = (thread >> 5) & 3; row < tile.heads; row += 4) {
+#pragma unroll 4
+  for (int row = (thread >> 5) & 3; row < kTileHeads; row += 4) {
+    TileRow const to(tile, row);
+    if (!to.exists) continue;
     auto const* staged = reinterpret_cast<uint4 const*>(shared.query[half * 4 + (lane >> 3)] +
                                                         swizzled_chunk(row, lane & 7));
-    uint16_t* target = args.out + tile.row * args.out_row_stride +
-                       (tile.first_head + row) * args.out_head_stride + half * kHalfDim + lane * 8;
+    uint16_t* target = args.out + (tile.row + to.member) * args.out_row_stride +
+                       to.head * args.out_head_stride + half * kHalfDim + lane * 8;
     *reinterpret_cast<uint4*>(target) = *staged;
   }
 }
@@ -292,16 +194,16 @@ __device__ void finish_rows(SharedStorage<Source>& shared, KernelArgs const& arg
     float const lse_log2 = empty ? -INFINITY : state.reference[half] + log2f(sum);
     float factor = empty ? 0.f : 1.f / sum;
     int const row = at.row + half * 8;
-    int const head = tile.first_head + row;
-    bool const writes = at.column == 0 && row < tile.heads;
+    TileRow const to(tile, row);
+    bool const writes = at.column == 0 && to.exists;
     if (args.num_splits > 1) {
       int64_t const part = tile.row * args.num_splits + tile.split;
-      if (writes) args.partial_lse[part * args.num_heads + head] = lse_log2;
+      if (writes) args.partial_lse[part * args.num_heads + to.head] = lse_log2;
     } else {
-      if (args.attn_sink && row < tile.heads && !empty) {
-        factor /= 1.f + expf(args.attn_sink[head] - lse_log2 * kLn2);
+      if (args.attn_sink && to.exists && !empty) {
+        factor /= 1.f + expf(args.attn_sink[to.head] - lse_log2 * kLn2);
       }
-      int64_t const position = tile.row * args.num_heads + head;
+      int64_t const position = (tile.row + to.member) * args.num_heads + to.head;
       if (writes) args.lse[position] = lse_log2 * kLn2;
       if (writes && args.max_logits) args.max_logits[position] = state.maximum[half] * kLn2;
     }
@@ -320,13 +222,13 @@ struct Consumer {
   SoftmaxState state;
   OutputTile output;
 
-  __device__ Consumer(SharedStorage<Source>& storage, KernelArgs const& kernel_args, int index,
-                      int thread_index)
+  __device__ Consumer(SharedStorage<Source>& storage, KernelArgs const& kernel_args,
+                      Tile const& tile, int index, int thread_index)
       : shared(storage),
         args(kernel_args),
         warpgroup(index),
         thread(thread_index),
-        at(thread_index) {
+        at(tile, thread_index) {
 #pragma unroll
     for (int i = 0; i < 128; ++i) output[i >> 6][i & 63] = 0.f;
   }
@@ -349,14 +251,12 @@ struct Consumer {
   // Warpgroup 0: scores and probabilities of a block, published for warpgroup 1.
   __device__ __forceinline__ void compute_probabilities(int stage, float (&rescale)[2]) {
     float scores[32];
-    compute_scores(shared, stage, at, scores);
+    compute_scores(shared, stage, scores);
     softmax_step(shared, args, stage, at, scores, state, rescale);
     uint32_t* const probability = shared.probability_of(stage);
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      probability[i * 128 + thread] = Source::kFp8Cache
-                                          ? pack_f16(scores[2 * i], scores[2 * i + 1])
-                                          : pack_bf16(scores[2 * i], scores[2 * i + 1]);
+      probability[i * 128 + thread] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
     }
     if (at.column == 0) {
       shared.rescale[stage][at.row] = rescale[0];
@@ -372,6 +272,19 @@ struct Consumer {
     rescale[1] = shared.rescale[stage][at.row + 8];
   }
 
+  // A value that is not finite reaches every row of a pack, with a weight of zero. Such rows attend
+  // again, one by one.
+  __device__ __forceinline__ void mark_leak(Tile const& tile) {
+    float finite = 0.f;
+#pragma unroll
+    for (int i = 0; i < 128; ++i) finite = fmaf(output[i >> 6][i & 63], 0.f, finite);
+    if (finite == 0.f) return;
+    for (int64_t row = tile.row; row < tile.row + tile.rows; ++row) {
+      args.unions.repairs[row] = {static_cast<int32_t>(row), list_length(args, row)};
+    }
+    *args.unions.leaked = 1;
+  }
+
   __device__ void run(int num_blocks) {
     for (int block = 0; block < num_blocks; ++block) {
       int const stage = block % kStages;
@@ -383,14 +296,15 @@ struct Consumer {
         receive_probabilities(stage, block, rescale);
       }
       if (__any_sync(0xFFFFFFFFu, rescale[0] != 1.f || rescale[1] != 1.f)) scale_output(rescale);
-      multiply_values(output, shared, stage, warpgroup, thread, at);
+      multiply_values(output, shared, stage, warpgroup, thread);
       release(stage);
     }
-    Tile const tile = tile_of_block(args);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
     if (warpgroup == 0) finish_rows(shared, args, tile, at, state);
     ptx::named_barrier_sync(kFactorReady, kConsumerThreads);
     float const factor[2] = {shared.output_factor[at.row], shared.output_factor[at.row + 8]};
     scale_output(factor);
+    if (tile.packed) mark_leak(tile);
     store_output(shared, args, tile, at, warpgroup, thread, output);
   }
 };
@@ -398,12 +312,14 @@ struct Consumer {
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
+  if (args.pack_rows > 1 && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage<Source>*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   if (threadIdx.x == 0) {
+    if (args.pack_rows > 1) shared.pack_tile = args.tiles[blockIdx.x];
     for (int stage = 0; stage < kStages; ++stage) {
       ptx::mbarrier_init(&shared.kv_full[stage], 2 * kProducerThreads);
       ptx::mbarrier_init(&shared.kv_empty[stage], kConsumerThreads / 32);
@@ -412,19 +328,19 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::fence_mbarrier_init();
   }
   __syncthreads();
+  if (tile_of_block(args, shared.pack_tile).rows == 0) return;
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    produce(shared, args, index_list(args, tile_of_block(args)), thread);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
+    produce(shared, args, index_list(args, shared.pack_tile, tile), thread);
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
-    Tile const tile = tile_of_block(args);
-    load_queries(shared, args,
-                 args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride,
-                 tile.heads, threadIdx.x);
+    Tile const tile = tile_of_block(args, shared.pack_tile);
+    load_queries(shared, args, tile, threadIdx.x);
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kQueryReady, kConsumerThreads);
-    int const num_blocks = index_list(args, tile).num_blocks;
-    Consumer<Source>(shared, args, warpgroup, thread).run(num_blocks);
+    int const num_blocks = index_list(args, shared.pack_tile, tile).num_blocks;
+    Consumer<Source>(shared, args, tile, warpgroup, thread).run(num_blocks);
   }
 }
 

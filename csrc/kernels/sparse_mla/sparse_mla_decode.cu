@@ -2,6 +2,7 @@
 
 #include "dsa_ops/sparse_mla.h"
 #include "kernels/sparse_mla/combine.cuh"
+#include "kernels/sparse_mla/fp8/launch.h"
 #include "kernels/sparse_mla/kernels.h"
 #include "kernels/sparse_mla/launch.cuh"
 #include "kernels/sparse_mla/plan.h"
@@ -16,6 +17,10 @@ Status check_cache(SparseMlaDecodeParams const& params, char const* op) {
     return make_status(StatusCode::kInvalidArgument,
                        "%s: page_size must be between 1 and 2^31 - 1, got %lld", op,
                        static_cast<long long>(params.page_size));
+  }
+  if (params.cache_format != MlaCacheFormat::kFp8 && params.cache_format != MlaCacheFormat::kBf16) {
+    return make_status(StatusCode::kInvalidArgument, "%s: cache_format must be 0 or 1, got %d", op,
+                       static_cast<int>(params.cache_format));
   }
   if (params.page_stride_bytes % 16 || reinterpret_cast<uintptr_t>(params.kv_cache) % 16) {
     return make_status(StatusCode::kInvalidArgument,
@@ -43,37 +48,7 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
   return cuda_status(cudaGetLastError(), op);
 }
 
-}  // namespace
-}  // namespace sparse_mla
-
-size_t v0::sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads, int64_t top_k,
-                                             int32_t num_sms) noexcept {
-  auto const plan = sparse_mla::plan_splits(num_rows, num_heads, top_k, num_sms);
-  return sparse_mla::partial_bytes(plan, num_rows, num_heads).total();
-}
-
-Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {
-  using namespace sparse_mla;
-  constexpr char kOp[] = "sparse_mla_decode";
-  if (Status status =
-          check_common(kOp, params.num_rows, params.num_heads, params.top_k, params.q_row_stride,
-                       params.q_head_stride, params.out_row_stride, params.out_head_stride);
-      !status.ok()) {
-    return status;
-  }
-  if (Status status = check_cache(params, kOp); !status.ok()) return status;
-  DeviceProperties device;
-  if (Status status = current_device(&device, kOp); !status.ok()) return status;
-  if (params.num_rows == 0) return Status{};
-
-  SplitPlan const plan =
-      plan_splits(params.num_rows, params.num_heads, params.top_k, device.num_sms);
-  PartialBytes const partial = partial_bytes(plan, params.num_rows, params.num_heads);
-  if (params.workspace_bytes < partial.total()) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace_bytes must be at least %zu, got %zu", kOp, partial.total(),
-                       params.workspace_bytes);
-  }
+KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& plan) {
   KernelArgs args = {};
   args.q = static_cast<uint16_t const*>(params.q);
   args.q_row_stride = params.q_row_stride;
@@ -90,26 +65,74 @@ Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t s
   args.out_row_stride = params.out_row_stride;
   args.out_head_stride = params.out_head_stride;
   args.lse = params.lse;
-  args.partial_out = static_cast<float*>(params.workspace);
-  args.partial_lse =
-      reinterpret_cast<float*>(static_cast<char*>(params.workspace) + partial.output);
   args.num_heads = params.num_heads;
   args.head_tiles = plan.head_tiles;
   args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = plan.num_splits;
   args.blocks_per_split = plan.blocks_per_split;
+  args.num_rows = params.num_rows;
+  args.pack_rows = 1;
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
-  Status status = launch<Fp8Cache>(args, params.num_rows, kOp, stream);
-  if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, kOp, stream);
+  return args;
+}
+
+Status decode_fp8(SparseMlaDecodeParams const& params, int num_sms, char const* op,
+                  cudaStream_t stream) {
+  SplitPlan const plan = plan_fp8(params.num_rows, params.num_heads, params.top_k, num_sms);
+  return fp8::launch(kernel_args(params, plan), params.num_rows, plan.tile_heads, op, stream);
+}
+
+Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const* op,
+                   cudaStream_t stream) {
+  SplitPlan const plan = plan_bf16(params.num_rows, params.num_heads, params.top_k, num_sms);
+  PartialBytes const partial = partial_bytes(plan, params.num_rows, params.num_heads);
+  if (params.workspace_bytes < partial.total()) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace_bytes must be at least %zu, got %zu", op, partial.total(),
+                       params.workspace_bytes);
+  }
+  KernelArgs args = kernel_args(params, plan);
+  args.partial_out = static_cast<float*>(params.workspace);
+  args.partial_lse =
+      reinterpret_cast<float*>(static_cast<char*>(params.workspace) + partial.output);
+  Status status = launch<Bf16Cache>(args, params.num_rows, op, stream);
+  if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, op, stream);
   return status;
+}
+
+}  // namespace
+}  // namespace sparse_mla
+
+size_t v0::sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads, int64_t top_k,
+                                             int32_t num_sms) noexcept {
+  auto const plan = sparse_mla::plan_bf16(num_rows, num_heads, top_k, num_sms);
+  return sparse_mla::partial_bytes(plan, num_rows, num_heads).total();
+}
+
+Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {
+  using namespace sparse_mla;
+  constexpr char kOp[] = "sparse_mla_decode";
+  if (Status status =
+          check_common(kOp, params.num_rows, params.num_heads, params.top_k, params.q_row_stride,
+                       params.q_head_stride, params.out_row_stride, params.out_head_stride);
+      !status.ok()) {
+    return status;
+  }
+  if (Status status = check_cache(params, kOp); !status.ok()) return status;
+  DeviceProperties device;
+  if (Status status = current_device(&device, kOp); !status.ok()) return status;
+  if (params.num_rows == 0) return Status{};
+  return params.cache_format == MlaCacheFormat::kFp8
+             ? decode_fp8(params, device.num_sms, kOp, stream)
+             : decode_bf16(params, device.num_sms, kOp, stream);
 }
 
 namespace sparse_mla {
 
 std::array<KernelEntry, 2> decode_kernels() {
-  return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, FP8 paged cache",
-             kThreads, sizeof(SharedStorage<Fp8Cache>), kLaunchRegisters},
-            reinterpret_cast<void const*>(&sparse_mla_kernel<Fp8Cache>)},
+  return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, bf16 paged cache",
+             kThreads, sizeof(SharedStorage<Bf16Cache>), kLaunchRegisters},
+            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Cache>)},
            {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
             reinterpret_cast<void const*>(&combine_kernel)}}};
 }

@@ -1,9 +1,12 @@
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "dsa_ops/sparse_mla.h"
 #include "kernels/sparse_mla/kernels.h"
 #include "kernels/sparse_mla/launch.cuh"
 #include "kernels/sparse_mla/plan.h"
+#include "kernels/sparse_mla/union.h"
 
 namespace dsa_ops {
 namespace sparse_mla {
@@ -32,7 +35,63 @@ Status check_common(char const* op, int64_t num_rows, int32_t num_heads, int64_t
   return Status{};
 }
 
+namespace {
+
+// The arguments of the rows from `first` on.
+KernelArgs rows_from(KernelArgs args, int64_t first) {
+  args.q += first * args.q_row_stride;
+  args.indices += first * args.indices_row_stride;
+  if (args.topk_lens) args.topk_lens += first;
+  args.out += first * args.out_row_stride;
+  args.lse += first * args.num_heads;
+  args.max_logits += first * args.num_heads;
+  return args;
+}
+
+Status launch_rows(KernelArgs const& args, int32_t head_dim, char const* op, cudaStream_t stream) {
+  return head_dim == 576 ? launch<Bf16Rows<576>>(args, args.num_rows, op, stream)
+                         : launch<Bf16Rows<512>>(args, args.num_rows, op, stream);
+}
+
+// Chunk by chunk in the same scratch: the unions of the rows' index lists, the attention, and the
+// attention again of packs into which a value leaked that is not finite.
+Status launch_packs(KernelArgs const& all, PackPlan const& plan, void* workspace, int num_sms,
+                    int32_t head_dim, char const* op, cudaStream_t stream) {
+  auto* scratch = static_cast<char*>(workspace);
+  Unions unions;
+  auto const take = [&scratch](size_t bytes) { return std::exchange(scratch, scratch + bytes); };
+  unions.leaked = reinterpret_cast<int32_t*>(take(plan.kFlagBytes));
+  unions.tiles = reinterpret_cast<PackTile*>(take(plan.tiles_bytes));
+  unions.repairs = reinterpret_cast<PackTile*>(take(plan.tiles_bytes));
+  unions.keys = reinterpret_cast<int32_t*>(take(plan.keys_bytes));
+  unions.members = reinterpret_cast<uint8_t*>(take(plan.members_bytes));
+  unions.capacity = plan.capacity;
+  for (int64_t first = 0; first < all.num_rows; first += plan.chunk_rows) {
+    KernelArgs args = rows_from(all, first);
+    args.num_rows = std::min(plan.chunk_rows, all.num_rows - first);
+    args.pack_rows = plan.pack_rows;
+    args.unions = unions;
+    args.tiles = unions.tiles;
+    float const max_share = max_union_share(args.num_rows, plan.pack_rows, num_sms);
+    Status status =
+        build_unions({args.indices, args.indices_row_stride, args.topk_lens, args.num_rows,
+                      args.num_keys, args.top_k, args.pack_rows, max_share, unions},
+                     op, stream);
+    if (status.ok()) status = launch_rows(args, head_dim, op, stream);
+    args.tiles = unions.repairs;
+    if (status.ok()) status = launch_rows(args, head_dim, op, stream);
+    if (!status.ok()) return status;
+  }
+  return Status{};
+}
+
+}  // namespace
 }  // namespace sparse_mla
+
+size_t v0::sparse_mla_prefill_workspace_bytes(int64_t num_rows, int32_t num_heads, int64_t top_k,
+                                              int32_t num_sms) noexcept {
+  return sparse_mla::plan_packs(num_rows, num_heads, top_k, num_sms).total();
+}
 
 Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t stream) noexcept {
   using namespace sparse_mla;
@@ -55,6 +114,12 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   DeviceProperties device;
   if (Status status = current_device(&device, kOp); !status.ok()) return status;
   if (params.num_rows == 0) return Status{};
+  PackPlan const plan = plan_packs(params.num_rows, params.num_heads, params.top_k, device.num_sms);
+  if (params.workspace_bytes < plan.total()) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace_bytes must be at least %zu, got %zu", kOp, plan.total(),
+                       params.workspace_bytes);
+  }
 
   int const head_tiles = (params.num_heads + kTileHeads - 1) / kTileHeads;
   KernelArgs args = {};
@@ -79,19 +144,25 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   args.num_splits = 1;
   args.blocks_per_split = static_cast<int32_t>((params.top_k + kBlockTokens - 1) / kBlockTokens);
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
-  return params.head_dim == 576 ? launch<Bf16Rows<576>>(args, params.num_rows, kOp, stream)
-                                : launch<Bf16Rows<512>>(args, params.num_rows, kOp, stream);
+  args.num_rows = params.num_rows;
+  args.pack_rows = 1;
+  if (plan.pack_rows == 1) return launch_rows(args, params.head_dim, kOp, stream);
+  return launch_packs(args, plan, params.workspace, device.num_sms, params.head_dim, kOp, stream);
 }
 
 namespace sparse_mla {
 
-std::array<KernelEntry, 2> prefill_kernels() {
+std::array<KernelEntry, 5> prefill_kernels() {
+  auto const unions = union_kernels();
   return {{{{"sparse_mla_kernel", "sparse_mla_prefill", "64 heads of one row, 576-dim bf16 rows",
              kThreads, sizeof(SharedStorage<Bf16Rows<576>>), kLaunchRegisters},
             reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<576>>)},
            {{"sparse_mla_kernel", "sparse_mla_prefill", "64 heads of one row, 512-dim bf16 rows",
              kThreads, sizeof(SharedStorage<Bf16Rows<512>>), kLaunchRegisters},
-            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<512>>)}}};
+            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<512>>)},
+           unions[0],
+           unions[1],
+           unions[2]}};
 }
 
 }  // namespace sparse_mla

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <cute/arch/mma_sm90_gmma.hpp>
 
+#include "kernels/sparse_mla/union.h"
+
 namespace dsa_ops::sparse_mla {
 
 inline constexpr int kTileHeads = 64;         // query heads of one block: the M of every wgmma
@@ -11,7 +13,6 @@ inline constexpr int kPanelBytes = 64 * 128;  // 64 rows of 64 16-bit values, 12
 inline constexpr int kLatentPanels = 8;       // 512 dims
 inline constexpr int kLatentDim = 512;
 inline constexpr int kHalfDim = 256;  // output dims of one consumer warpgroup
-inline constexpr int kGroups = 4;     // of 128 latent values, each with its scale
 inline constexpr int kStages = 2;
 
 inline constexpr int kConsumerThreads = 256;  // warpgroups 0 and 1
@@ -24,38 +25,18 @@ inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroup
 
 using cute::SM90::GMMA::Major;
 
-// bf16 rows [num_keys, kHeadDim_], used as they are.
-template <int kHeadDim_>
-struct Bf16Rows {
+// Rows of kHeadDim_ bf16 values, [num_keys, kHeadDim_], or [num_pages, page_size, kHeadDim_] if
+// paged.
+template <int kHeadDim_, bool kPaged_>
+struct Bf16Source {
   static constexpr int kHeadDim = kHeadDim_;
-  static constexpr bool kFp8Cache = false;
+  static constexpr bool kPaged = kPaged_;
   using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::K>;
   using OutputMma = cute::SM90::GMMA::MMA_64x128x16_F32BF16BF16_RS<Major::K, Major::MN>;
 };
-
-// The 656-byte paged cache. e4m3 values are exact in f16; their scales act on the fp32 scores and
-// on the probabilities. The RoPE part stays bf16.
-struct Fp8Cache {
-  static constexpr int kHeadDim = 576;
-  static constexpr bool kFp8Cache = true;
-  using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32F16F16_SS<Major::K, Major::K>;
-  using RopeMma = Bf16Rows<576>::ScoreMma;
-  using OutputMma = cute::SM90::GMMA::MMA_64x128x16_F32F16F16_RS<Major::K, Major::MN>;
-};
-
-// What the consumers need to know of a gathered token, per stage. FP8 cache: 2^e is the token's
-// largest scale rounded down to a power of two.
-template <class Source>
-struct TokenData {
-  float bias[kBlockTokens];  // 0, log2 units; -inf masks the token
-};
-template <>
-struct TokenData<Fp8Cache> {
-  float bias[kBlockTokens];                   // e; -inf masks the token
-  float inverse[kBlockTokens];                // 2^-e
-  float score_factor[kGroups][kBlockTokens];  // scale g / scale g + 1; of the last group its scale
-  uint16_t value_scale[kGroups][kBlockTokens];  // scale g * 2^-e in f16, below 2
-};
+template <int kHeadDim>
+using Bf16Rows = Bf16Source<kHeadDim, false>;
+using Bf16Cache = Bf16Source<576, true>;
 
 template <class Source>
 struct alignas(1024) SharedStorage {
@@ -66,12 +47,14 @@ struct alignas(1024) SharedStorage {
   // Probabilities as A fragments, word i of a thread at [i][thread]. With a RoPE panel they lie
   // there: its last reader is the score product they come from.
   uint32_t probability[kPanels > kLatentPanels ? 0 : kStages][16 * 128];
-  TokenData<Source> token[kStages];
-  float query_scale[kTileHeads];  // undoes the power of two put on q (FP8 cache only)
+  // By row of the pack: 0, or -inf where it selects no token. Padded, so that the eight lanes of a
+  // token write to different banks.
+  float bias[kStages][kMaxPackRows][kBlockTokens + 4];
   // From warpgroup 0 to 1: the factor of what was accumulated before a stage's block, and the last
   // one, 1 / row sum (and the sink).
   float rescale[kStages][kTileHeads];
   float output_factor[kTileHeads];
+  PackTile pack_tile;
   uint64_t kv_full[kStages];   // 256 arrivals: every producer thread once for its copies in flight
                                // and once for its writes
   uint64_t kv_empty[kStages];  // 8 arrivals: one lane per consumer warp, its reads done

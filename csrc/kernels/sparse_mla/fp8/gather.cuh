@@ -1,0 +1,63 @@
+// The gathering warpgroup of the FP8-cache kernel: one bulk copy per token, as it lies in the
+// cache.
+#pragma once
+#include "device/ptx/copy.cuh"
+#include "device/ptx/warp.cuh"
+#include "kernels/sparse_mla/fp8/tile.cuh"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+// What an empty entry reads: zeros, with no branch around its copy.
+static __device__ uint4 zero_token[kTokenBytes / 16];
+
+// The address of an entry's token in the cache, or null when the entry is empty.
+__device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
+                                                        IndexList const& list, int32_t entry) {
+  if (!list.is_key(entry)) return nullptr;
+  uint32_t const index = static_cast<uint32_t>(entry);
+  uint32_t const page = index / args.page_size;
+  return args.kv + page * args.kv_stride_bytes +
+         (index - page * args.page_size) * int64_t{kTokenBytes};
+}
+
+template <class HeadTile>
+__device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                              IndexList const& list, int thread) {
+  constexpr int kStages = HeadTile::kStages;
+  constexpr int kRows = kBlockTokens / 4;  // of a warp
+  int const warp = __shfl_sync(0xFFFFFFFFu, thread >> 5, 0);
+  int const lane = thread & 31;
+  int const offset = warp * kRows + (lane & (kRows - 1));
+  int32_t entry = list.entry(0, offset);
+  int stage = 0;
+  uint32_t parity = 1;
+#pragma unroll 1
+  for (int block = 0; block < list.num_blocks; ++block) {
+    uint8_t const* source = token_address(args, list, entry);
+    uint32_t const exists = __ballot_sync(0xFFFFFFFFu, source != nullptr);
+    if (source == nullptr) source = reinterpret_cast<uint8_t const*>(zero_token);
+    entry = list.entry(block + 1, offset);
+    ptx::mbarrier_wait(&shared.token_empty[stage], parity);
+    uint64_t* const barrier = &shared.token_full[stage];
+    if (ptx::elect_one()) {
+      shared.exists[stage][warp] = static_cast<uint16_t>(exists);
+      ptx::mbarrier_arrive_expect_tx(barrier, kRows * kTokenBytes);
+    }
+    uint8_t* const target = shared.token[stage] + warp * kRows * kTokenPitch;
+    uint64_t const address = reinterpret_cast<uint64_t>(source);
+#pragma unroll 4
+    for (int row = 0; row < kRows; ++row) {
+      uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
+      if (ptx::elect_one()) {
+        ptx::bulk_copy(target + row * kTokenPitch, reinterpret_cast<void const*>(from), kTokenBytes,
+                       barrier);
+      }
+    }
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+}
+
+}  // namespace dsa_ops::sparse_mla::fp8

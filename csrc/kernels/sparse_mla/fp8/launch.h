@@ -1,0 +1,16 @@
+// Host side of the FP8-cache kernel.
+#pragma once
+#include <array>
+
+#include "kernels/launch.h"
+#include "kernels/sparse_mla/kernel_args.h"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+// One thread block per row, head tile of `tile_heads` (8, 16, 32 or 64) and split. No scratch.
+Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, char const* op,
+              cudaStream_t stream);
+
+std::array<KernelEntry, 4> kernels();
+
+}  // namespace dsa_ops::sparse_mla::fp8

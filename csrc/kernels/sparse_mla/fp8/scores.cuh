@@ -1,0 +1,410 @@
+// Warpgroup 0 of the FP8-cache kernel: scores and probabilities of 64 tokens at a time.
+//
+// S^T = K . Q^T: the tokens are the rows of the product, so that a warp's fragments of K come
+// straight from the cached bytes and a token's scales are a few registers of the lanes that hold
+// it.
+#pragma once
+#include "device/ptx/convert.cuh"
+#include "device/ptx/shared.cuh"
+#include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/tile.cuh"
+#include "kernels/sparse_mla/fp8/traits.h"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+// The token of a block that row `row` of S^T holds, and that step row / 16 of O^T = V^T . P^T takes
+// as its k = row % 16.
+__device__ __forceinline__ int token_of_row(int row) {
+  int const low = row & 7;
+  return (row & ~7) + (low & 1 ? (low >> 1) + 2 : (low >> 1) + (low & 4));
+}
+
+// Where the scale of a row's token lies: a lane of warpgroups 1 and 2 takes the rows 2 c, 2 c + 1,
+// 2 c + 8, 2 c + 9 of each 16, c = 0 ... 3, together.
+__device__ __forceinline__ int value_scale_position(int row) {
+  return (row & ~15) + ((row & 6) << 1) + ((row & 8) >> 2) + (row & 1);
+}
+
+// True in every thread of the warpgroup if it is in any.
+__device__ __forceinline__ bool any_of_warpgroup(bool value, int barrier) {
+  uint32_t result;
+  asm volatile(
+      "{\n"
+      ".reg .pred own, any;\n"
+      "setp.ne.u32 own, %1, 0;\n"
+      "bar.red.or.pred any, %2, 128, own;\n"
+      "selp.u32 %0, 1, 0, any;\n"
+      "}"
+      : "=r"(result)
+      : "r"(static_cast<uint32_t>(value)), "r"(barrier)
+      : "memory");
+  return result != 0;
+}
+
+// Probabilities up to 2^8 round as well as those up to 1, so the reference follows the maximum only
+// when that has grown by more, and most blocks leave the output accumulators alone.
+inline constexpr float kSlackLog2 = 8.f;
+
+// What a lane needs of a token's four scales. 2^exponent is the largest of them rounded down to a
+// power of two. A scale below 2^-40 of the largest counts as that: it cannot show in a score, and
+// every ratio is finite.
+struct TokenScales {
+  float ratio[2];  // scale g / scale g + 2
+  float scale[2];  // 2 and 3
+  float exponent;  // -inf masks the token
+  float inverse;   // 2^-exponent
+
+  // Returns scale `own` times 2^-exponent in f16.
+  __device__ __forceinline__ uint16_t read(uint4 const& bits, bool exists, int own) {
+    float const s[4] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
+                        __uint_as_float(bits.w)};
+    float const largest = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));
+    float const floor = fmaxf(largest * 0x1p-40f, 0x1p-126f);
+    float const floored[4] = {fmaxf(s[0], floor), fmaxf(s[1], floor), fmaxf(s[2], floor),
+                              fmaxf(s[3], floor)};
+#pragma unroll
+    for (int g = 0; g < 2; ++g) {
+      ratio[g] = __fdividef(floored[g], floored[g + 2]);
+      scale[g] = floored[g + 2];
+    }
+    int const biased = (__float_as_int(largest) >> 23) & 0xFF;
+    int const power = min(max(biased - 127, -100), 100);
+    inverse = ptx::power_of_two(-power);
+    exponent = exists ? static_cast<float>(power) : -INFINITY;
+    float const chosen = own < 2 ? (own == 0 ? s[0] : s[1]) : (own == 2 ? s[2] : s[3]);
+    return static_cast<uint16_t>(ptx::pack_f16(chosen * inverse, 0.f));
+  }
+};
+
+template <class HeadTile>
+struct ScoreWarpgroup {
+  static constexpr int kStages = HeadTile::kStages;
+  static constexpr int kColumns = HeadTile::kColumns;
+  static constexpr int kTiles = HeadTile::kHeads / 8;
+  using Scores = float[2 * kColumns];  // [4 * tile of 8 heads + 2 * (row + 8) + head]
+
+  SharedStorage<HeadTile>& shared;
+  int const warp;
+  bool started = false;  // a token has been seen
+
+  __device__ ScoreWarpgroup(SharedStorage<HeadTile>& storage, int thread)
+      : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {
+#pragma unroll
+    for (auto& sums : shared.sum) sums[thread] = make_float2(0.f, 0.f);
+  }
+
+  // Read anew where it is needed: the loop has no register for it.
+  static __device__ __forceinline__ int thread_index() {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+  }
+
+  static __device__ __forceinline__ int lane_index() { return thread_index() & 31; }
+
+  // 16 bytes of each of two rows: a k step takes a word of both.
+  static __device__ __forceinline__ void convert(uint32_t (&fragments)[4][4], uint4 const& upper,
+                                                 uint4 const& lower) {
+    uint32_t const a[4] = {upper.x, upper.y, upper.z, upper.w};
+    uint32_t const b[4] = {lower.x, lower.y, lower.z, lower.w};
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::unpack_e4m3(a[step], fragments[step][0], fragments[step][2]);
+      ptx::unpack_e4m3(b[step], fragments[step][1], fragments[step][3]);
+    }
+  }
+
+  // scores (+)= the product over one panel of 64 dims.
+  template <class Mma>
+  static __device__ __forceinline__ void issue(Scores& scores, uint32_t const (&fragments)[4][4],
+                                               uint64_t query, bool accumulate) {
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma_rs<Mma>(scores, fragments[step], query + step * 2, accumulate || step != 0);
+    }
+    ptx::wgmma_commit();
+  }
+
+  static __device__ __forceinline__ void scale_rows(Scores& scores, float upper, float lower) {
+    pin_registers(scores);
+#pragma unroll
+    for (int i = 0; i < 2 * kColumns; ++i) scores[i] *= (i & 2) ? lower : upper;
+    pin_registers(scores);
+  }
+
+  // Two chains of groups, (0, 2, RoPE) and (1, 3): while the products of one run, the other is
+  // brought from the scale of its last group to that of its next.
+  __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
+    constexpr uint64_t kPanelStep = HeadTile::kPanelBytes >> 4;
+    int const lane = lane_index();
+    int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
+    uint32_t const base =
+        ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
+    uint32_t const own = base + (lane & 3) * 16;
+    constexpr uint32_t kLower = 8 * kTokenPitch;
+    uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
+    using Mma = typename HeadTile::LatentMma;
+    Scores second;
+    uint32_t fragments[2][4][4];
+    uint4 upper = ptx::load_shared_16(own);
+    uint4 lower = ptx::load_shared_16(own + kLower);
+#pragma unroll
+    for (int panel = 0; panel < 8; ++panel) {
+      convert(fragments[panel & 1], upper, lower);
+      if (panel < 7) {
+        upper = ptx::load_shared_16(own + (panel + 1) * 64);
+        lower = ptx::load_shared_16(own + kLower + (panel + 1) * 64);
+      }
+      if ((panel & 2) == 0) {
+        issue<Mma>(scores, fragments[panel & 1], query + panel * kPanelStep, panel != 0);
+      } else {
+        issue<Mma>(second, fragments[panel & 1], query + panel * kPanelStep, panel != 2);
+      }
+      if (panel == 0) read_scales(stage, base, row, lane & 3, token);
+      ptx::wgmma_wait<1>();
+      if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
+      if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
+      if (panel == 6) scale_rows(scores, token[0].scale[0], token[1].scale[0]);
+    }
+    load_rope(fragments[0], own + kRopeOffset, kLower);
+    issue<typename HeadTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
+    release(&shared.token_empty[stage]);
+    ptx::wgmma_wait<0>();
+    pin_registers(scores);
+    pin_registers(second);
+#pragma unroll
+    for (int i = 0; i < 2 * kColumns; ++i) {
+      scores[i] = fmaf(second[i], token[i >> 1 & 1].scale[1], scores[i]);
+    }
+  }
+
+  static __device__ __forceinline__ void load_rope(uint32_t (&rope)[4][4], uint32_t address,
+                                                   uint32_t lower) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint4 const a = ptx::load_shared_16(address + half * 64);
+      uint4 const b = ptx::load_shared_16(address + lower + half * 64);
+      rope[2 * half][0] = a.x, rope[2 * half][2] = a.y;
+      rope[2 * half + 1][0] = a.z, rope[2 * half + 1][2] = a.w;
+      rope[2 * half][1] = b.x, rope[2 * half][3] = b.y;
+      rope[2 * half + 1][1] = b.z, rope[2 * half + 1][3] = b.w;
+    }
+  }
+
+  __device__ __forceinline__ void read_scales(int stage, uint32_t base, int row, int group,
+                                              TokenScales (&token)[2]) {
+    uint32_t const exists = shared.exists[stage][warp];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint4 const bits = ptx::load_shared_16(base + half * 8 * kTokenPitch + 512);
+      int const position = token_of_row(row + half * 8) & 15;
+      shared.value_scale[stage][group][value_scale_position(row + half * 8)] =
+          token[half].read(bits, exists >> position & 1, group);
+    }
+    release(&shared.value_scale_full[stage]);
+  }
+
+  __device__ __forceinline__ void release(uint64_t* barrier) {
+    __syncwarp();
+    if (lane_index() == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  // The head of a thread's column 2 * tile; the next one is that of 2 * tile + 1.
+  static __device__ __forceinline__ int head_of(int tile, int lane) {
+    return tile * 8 + (lane & 3) * 2;
+  }
+
+  // Scores in place to exponents: log2 of the weights in the output before normalisation.
+  __device__ __forceinline__ void to_exponents(Scores& scores, TokenScales const (&token)[2]) {
+    int const lane = lane_index();
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float4 const column = *reinterpret_cast<float4 const*>(&shared.column[head_of(tile, lane)]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float& score = scores[tile * 4 + i];
+        score = (i & 1) ? fmaf(score, column.z, column.w) : fmaf(score, column.x, column.y);
+        score += token[i >> 1].exponent;
+      }
+    }
+  }
+
+  // Probabilities of a block in f16; their sums go to `sum`.
+  __device__ __forceinline__ void exponentiate(Scores const& exponents,
+                                               TokenScales const (&token)[2],
+                                               uint32_t (&packed)[kColumns]) {
+    int const thread = thread_index();
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float2& sums = shared.sum[tile][thread];
+      float2 sum = sums;
+      float p[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
+      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
+      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        sum.x = fmaf(p[2 * half], token[half].inverse, sum.x);
+        sum.y = fmaf(p[2 * half + 1], token[half].inverse, sum.y);
+      }
+      sums = sum;
+    }
+  }
+
+  // Reduces each column over the warp's rows. A lane ends up with kColumns / 8 of them (or one):
+  // those from column (lane >> 2) * kColumns / 8 on.
+  template <int kCount = kColumns, int kDistance = 16, class Operation>
+  static __device__ __forceinline__ void reduce_columns(float (&columns)[kColumns], int lane,
+                                                        Operation operation) {
+    constexpr int kHalf = kCount > 1 ? kCount / 2 : 1;
+    bool const upper = lane & kDistance;
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+      float const other = kCount > 1 ? columns[i + kHalf % kCount] : columns[i];
+      float const sent = upper ? columns[i] : other;
+      float const kept = upper ? other : columns[i];
+      columns[i] = operation(kept, __shfl_xor_sync(0xFFFFFFFFu, sent, kDistance));
+    }
+    if constexpr (kDistance > 4) reduce_columns<kHalf, kDistance / 2>(columns, lane, operation);
+  }
+
+  // Leaves the reduced columns of the warp in shared memory, by head.
+  __device__ __forceinline__ void store_warp_result(float const (&columns)[kColumns], int lane) {
+    int const first = (lane >> 2) * kColumns / 8;
+    float* const target = &shared.warp_result[warp][head_of(first >> 1, lane) + (first & 1)];
+    if constexpr (kColumns == 16) {
+      *reinterpret_cast<float2*>(target) = make_float2(columns[0], columns[1]);
+    } else {
+      *target = columns[0];
+    }
+  }
+
+  // Raises the references of the heads whose maximum has outgrown them.
+  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
+    int const thread = thread_index();
+    int const lane = thread & 31;
+    float maximum[kColumns];
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const i = (column >> 1) * 4 + (column & 1);
+      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
+    }
+    reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
+    store_warp_result(maximum, lane);
+    ptx::named_barrier_sync(kScoreVote, 128);
+    if (thread < HeadTile::kHeads) {
+      auto const& result = shared.warp_result;
+      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
+                                  fmaxf(result[2][thread], result[3][thread]));
+      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
+      float const step = raises ? largest : 0.f;
+      shared.step[thread] = step;
+      shared.column[thread].y -= step;
+      shared.rescale[buffer][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
+    }
+    ptx::named_barrier_sync(kScoreVote, 128);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      int const head = head_of(tile, lane);
+      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
+      float2 const factor = *reinterpret_cast<float2 const*>(&shared.rescale[buffer][head]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
+      float2& sums = shared.sum[tile][thread];
+      sums = make_float2(sums.x * factor.x, sums.y * factor.y);
+    }
+  }
+
+  __device__ __forceinline__ void store_probabilities(int buffer,
+                                                      uint32_t const (&packed)[kColumns]) {
+    int const lane = lane_index();
+    uint32_t const panel = ptx::shared_address(shared.probability[buffer]);
+    int const chunk = 2 * warp + ((lane >> 3) & 1);
+    if constexpr (kTiles == 1) {
+      ptx::store_matrices_transposed(panel + swizzled_chunk(lane & 7, chunk), packed[0], packed[1]);
+    } else {
+#pragma unroll
+      for (int tile = 0; tile < kTiles; tile += 2) {
+        int const head = (tile + (lane >> 4)) * 8 + (lane & 7);
+        ptx::store_matrices_transposed(panel + swizzled_chunk(head, chunk), packed[tile * 2],
+                                       packed[tile * 2 + 1], packed[tile * 2 + 2],
+                                       packed[tile * 2 + 3]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
+                                          int buffer, uint32_t empty_parity) {
+    to_exponents(scores, token);
+    float maximum = scores[0];
+#pragma unroll
+    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
+    ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
+    bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
+    if (raises) raise_references(scores, buffer);
+    uint32_t packed[kColumns];
+    exponentiate(scores, token, packed);
+    if (thread_index() == 0) shared.rescales[buffer] = raises && started;
+    if (!started) {
+      auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
+      started = (words.x | words.y) != 0;
+    }
+    store_probabilities(buffer, packed);
+    ptx::fence_proxy_async();
+    release(&shared.probability_full[buffer]);
+  }
+
+  __device__ void run(int num_blocks) {
+    int stage = 0;
+    uint32_t parity = 0;
+#pragma unroll 1
+    for (int block = 0; block < num_blocks; ++block) {
+      ptx::mbarrier_wait(&shared.token_full[stage], parity);
+      Scores scores;
+      TokenScales token[2];
+      multiply(stage, scores, token);
+      release(&shared.scores_done[block & 1]);
+      publish(scores, token, stage, block & 1, (block >> 1 & 1) ^ 1);
+      if (++stage == kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  }
+
+  // Log-sum-exp of the tile's heads, and the factors that normalise the output.
+  __device__ void finish(KernelArgs const& args, Tile const& tile) {
+    constexpr float kLn2 = 0.6931471805599453f;
+    int const thread = thread_index();
+    int const lane = thread & 31;
+    float total_of[kColumns];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float2 const sums = shared.sum[tile][thread];
+      total_of[tile * 2] = sums.x;
+      total_of[tile * 2 + 1] = sums.y;
+    }
+    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
+    store_warp_result(total_of, lane);
+    ptx::named_barrier_sync(kScoreVote, 128);
+    if (thread >= HeadTile::kHeads) return;
+    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
+                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const reference = -shared.column[thread].y;
+    shared.part[thread] = make_float2(total == 0.f ? -INFINITY : reference, total);
+    if (args.num_splits > 1) return;
+    bool const empty = total == 0.f;
+    float const lse = empty ? -INFINITY : (log2f(total) + reference) * kLn2;
+    float factor = empty ? 0.f : 1.f / total;
+    int const head = tile.first_head + thread;
+    if (thread < tile.heads) {
+      if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
+      args.lse[tile.row * args.num_heads + head] = lse;
+    }
+    shared.output_factor[thread] = factor;
+  }
+};
+
+}  // namespace dsa_ops::sparse_mla::fp8

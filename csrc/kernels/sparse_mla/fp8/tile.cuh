@@ -1,0 +1,61 @@
+// Where a thread block works.
+#pragma once
+#include "kernels/sparse_mla/fp8/traits.h"
+#include "kernels/sparse_mla/kernel_args.h"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+// The part of a row's index list that this thread block works on.
+struct IndexList {
+  int32_t const* entries;
+  int32_t length;      // entries at and after it are empty
+  int32_t num_blocks;  // of 64 entries
+  uint32_t num_keys;   // at most 2^31, above every index
+
+  // An entry of a block as it stands in the list, negative past its end.
+  __device__ __forceinline__ int32_t entry(int block, int offset) const {
+    int const position = block * kBlockTokens + offset;
+    return position < length ? __ldg(entries + position) : -1;
+  }
+
+  __device__ __forceinline__ bool is_key(int32_t entry) const {
+    return static_cast<uint32_t>(entry) < num_keys;
+  }
+};
+
+// A head's row of a panel is 128 bytes; its 16-byte chunk c lies at chunk c ^ (head & 7).
+__device__ __forceinline__ uint32_t swizzled_chunk(int head, int chunk) {
+  return static_cast<uint32_t>(head * 128 + ((chunk ^ (head & 7)) << 4));
+}
+
+struct Tile {
+  int64_t row;
+  int first_head;
+  int heads;  // of the tile that exist
+  int split;
+};
+
+// Read anew at every call: kept from the start to the end of a thread block it would cost registers
+// that the loop needs.
+template <int kHeads>
+__device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
+  uint32_t block, split;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
+  // Most launches have one tile of heads: spare them the division.
+  uint32_t const row = args.head_tiles == 1 ? block : block / args.head_tiles;
+  int const first_head = (block - row * args.head_tiles) * kHeads;
+  return {row, first_head, min(kHeads, args.num_heads - first_head), static_cast<int>(split)};
+}
+
+__device__ __forceinline__ IndexList index_list(KernelArgs const& args, Tile const& tile) {
+  int length = args.top_k;
+  if (args.topk_lens) length = min(length, max(args.topk_lens[tile.row], 0));
+  int const first = tile.split * args.blocks_per_split * kBlockTokens;
+  length = min(max(length - first, 0), args.blocks_per_split * kBlockTokens);
+  return {args.indices + tile.row * args.indices_row_stride + first, length,
+          (length + kBlockTokens - 1) / kBlockTokens,
+          static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31))};
+}
+
+}  // namespace dsa_ops::sparse_mla::fp8

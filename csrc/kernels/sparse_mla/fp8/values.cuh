@@ -1,0 +1,205 @@
+// Warpgroups 1 and 2 of the FP8-cache kernel: 256 output dims each.
+//
+// O^T = V^T . P^T: the dims are the rows of the product. A lane holds eight neighbouring dims of
+// every token it takes, and words of two tokens' bytes, interleaved, are its fragments.
+#pragma once
+#include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/cluster.cuh"
+#include "kernels/sparse_mla/fp8/scores.cuh"
+#include "kernels/sparse_mla/fp8/tile.cuh"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+template <class HeadTile>
+struct ValueWarpgroup {
+  static constexpr int kStages = HeadTile::kStages;
+  static constexpr int kColumns = HeadTile::kColumns;
+  static constexpr int kSteps = kBlockTokens / 16;
+
+  SharedStorage<HeadTile>& shared;
+  uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
+  uint32_t const scales;     // offset of its value scales
+  float output[4][2 * kColumns];
+
+  __device__ ValueWarpgroup(SharedStorage<HeadTile>& storage, int thread)
+      : shared(storage),
+        even(token_of_row((thread & 3) * 2) * kTokenPitch + first_dim()),
+        odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
+        scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {
+#pragma unroll
+    for (auto& tile : output) {
+#pragma unroll
+      for (float& value : tile) value = 0.f;
+    }
+  }
+
+  // Read anew at every call: the loop has no register for it.
+  static __device__ __forceinline__ uint32_t thread_index() {
+    uint32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+  }
+
+  static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
+
+  // The first of the four dims that this lane holds, rows of tiles 0 and 1; 128 further those of
+  // tiles 2 and 3.
+  static __device__ __forceinline__ uint32_t first_dim() {
+    uint32_t const thread = thread_index() - 128;
+    return (thread >> 7) * 256 + (thread >> 2 & 31) * 4;
+  }
+
+  // Four dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
+  struct RawTokens {
+    uint32_t bytes[4];
+    uint2 scale;  // of tokens 0, 1 and 2, 3
+
+    __device__ __forceinline__ void load(uint32_t even, uint32_t odd, uint32_t scales, int step,
+                                         int half) {
+      uint32_t const offset = step * 16 * kTokenPitch + half * 128;
+      bytes[0] = ptx::load_shared_4(even + offset);
+      bytes[1] = ptx::load_shared_4(odd + offset);
+      bytes[2] = ptx::load_shared_4(even + offset + 8 * kTokenPitch);
+      bytes[3] = ptx::load_shared_4(odd + offset + 8 * kTokenPitch);
+      scale = ptx::load_shared_8(scales + step * 32 + half * kBlockTokens * 2);
+    }
+  };
+
+  // Four dims of two tokens to four registers of (first, second) in f16, times their scales.
+  static __device__ __forceinline__ void convert_pair(uint32_t first, uint32_t second,
+                                                      uint32_t scale, uint32_t (&dims)[4]) {
+    ptx::unpack_e4m3(__byte_perm(first, second, 0x5140), dims[0], dims[1]);
+    ptx::unpack_e4m3(__byte_perm(first, second, 0x7362), dims[2], dims[3]);
+#pragma unroll
+    for (uint32_t& dim : dims) dim = ptx::multiply_f16(dim, scale);
+  }
+
+  // Fragments of the two tiles of a half.
+  static __device__ __forceinline__ void convert(RawTokens const& raw,
+                                                 uint32_t (&fragments)[2][4]) {
+    uint32_t dims[4];
+    convert_pair(raw.bytes[0], raw.bytes[1], raw.scale.x, dims);
+    fragments[0][0] = dims[0], fragments[0][1] = dims[1];
+    fragments[1][0] = dims[2], fragments[1][1] = dims[3];
+    convert_pair(raw.bytes[2], raw.bytes[3], raw.scale.y, dims);
+    fragments[0][2] = dims[0], fragments[0][3] = dims[1];
+    fragments[1][2] = dims[2], fragments[1][3] = dims[3];
+  }
+
+  __device__ __forceinline__ void rescale(int buffer) {
+    if (!shared.rescales[buffer]) return;
+    auto const& factors = shared.rescale[buffer];
+#pragma unroll
+    for (int tile = 0; tile < HeadTile::kHeads / 8; ++tile) {
+      float2 const factor = *reinterpret_cast<float2 const*>(&factors[tile * 8 + quad_lane() * 2]);
+#pragma unroll
+      for (auto& dims : output) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) dims[tile * 4 + i] *= (i & 1) ? factor.y : factor.x;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void release(uint64_t* barrier) {
+    __syncwarp();
+    if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  __device__ __forceinline__ void multiply(int stage, int buffer, uint32_t probability_parity) {
+    ptx::mbarrier_wait(&shared.probability_full[buffer], probability_parity);
+    rescale(buffer);
+    for (auto& tile : output) pin_registers(tile);
+    uint32_t const token = ptx::shared_address(shared.token[stage]);
+    uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
+    uint64_t const probability =
+        k_major_descriptor(ptx::shared_address(shared.probability[buffer]));
+    RawTokens raw;
+    uint32_t fragments[2][2][4];
+    raw.load(token + even, token + odd, scale, 0, 0);
+#pragma unroll
+    for (int unit = 0; unit < 2 * kSteps; ++unit) {
+      int const step = unit >> 1, half = unit & 1;
+      convert(raw, fragments[half]);
+      if (unit + 1 < 2 * kSteps) {
+        raw.load(token + even, token + odd, scale, (unit + 1) >> 1, (unit + 1) & 1);
+      } else {
+        release(&shared.token_empty[stage]);
+      }
+      if (unit > 0) ptx::wgmma_wait<0>();
+      ptx::wgmma_fence();
+#pragma unroll
+      for (int tile = 0; tile < 2; ++tile) {
+        wgmma_rs<typename HeadTile::LatentMma>(output[half * 2 + tile], fragments[half][tile],
+                                               probability + step * 2, true);
+      }
+      ptx::wgmma_commit();
+    }
+    ptx::wgmma_wait<0>();
+    for (auto& tile : output) pin_registers(tile);
+    release(&shared.probability_empty[buffer]);
+  }
+
+  __device__ void run(int num_blocks) {
+    int stage = 0;
+    uint32_t parity = 0;
+#pragma unroll 1
+    for (int block = 0; block < num_blocks; ++block) {
+      ptx::mbarrier_wait(&shared.token_full[stage], parity);
+      ptx::mbarrier_wait(&shared.value_scale_full[stage], parity);
+      // The products run while warpgroup 0 turns the next block's scores into probabilities, and
+      // leave the tensor cores to it while it multiplies: its chain is the longest.
+      if (block + 1 < num_blocks) {
+        ptx::mbarrier_wait(&shared.scores_done[(block + 1) & 1], (block + 1) >> 1 & 1);
+      }
+      multiply(stage, block & 1, block >> 1 & 1);
+      if (++stage == kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  }
+
+  // Normalised, in bf16. A lane's four dims of a head are neighbours, 8 bytes.
+  __device__ __forceinline__ void store(KernelArgs const& args, Tile const& tile) {
+    int const first_head = quad_lane() * 2;
+    uint16_t* target = args.out + tile.row * args.out_row_stride +
+                       (tile.first_head + first_head) * args.out_head_stride + first_dim();
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const head = first_head + (column >> 1) * 8 + (column & 1);
+      int const i = (column >> 1) * 4 + (column & 1);
+      if (head < tile.heads) {
+        float const factor = shared.output_factor[head];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          auto const& first = output[2 * half];
+          auto const& second = output[2 * half + 1];
+          *reinterpret_cast<uint2*>(target + half * 128) =
+              make_uint2(ptx::pack_bf16(first[i] * factor, first[i + 2] * factor),
+                         ptx::pack_bf16(second[i] * factor, second[i + 2] * factor));
+        }
+      }
+      target += (column & 1 ? 7 : 1) * args.out_head_stride;
+    }
+  }
+
+  // As it is, into shared memory, for the thread blocks of the other splits.
+  __device__ __forceinline__ void store_part() {
+    uint32_t const base = ptx::shared_address(shared.query);
+    uint32_t const quarter = first_dim() >> 2;
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const head = quad_lane() * 2 + (column >> 1) * 8 + (column & 1);
+      int const i = (column >> 1) * 4 + (column & 1);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        auto const& first = output[2 * half];
+        auto const& second = output[2 * half + 1];
+        ptx::store_shared_16(base + part_offset(head, quarter + half * 32),
+                             make_float4(first[i], first[i + 2], second[i], second[i + 2]));
+      }
+    }
+  }
+};
+
+}  // namespace dsa_ops::sparse_mla::fp8
