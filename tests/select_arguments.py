@@ -114,6 +114,7 @@ def topk() -> Arguments:
         "row_starts": ints(0, 20, 0, 0),
         "block_table": ints([2, 0], [1, -1]),
         "row_to_request": ints(0, 1, 1, 5),
+        "row_offsets": ints(0, 1000, 5, 7),
         "indices": torch.zeros(4, 7, dtype=torch.int32),
     }
 

@@ -186,9 +186,11 @@ TABLES: list[list[BadInput]] = [
         *plain("row_ends", "int32", 5),
         *plain("row_starts", "int32", 5),
         *TRANSLATION,
+        *plain("row_offsets", "int32", 5),
         *INDICES,
         *on_another_device(
-            "row_ends", "row_starts", "block_table", "row_to_request", "indices", first="logits"
+            "row_ends", "row_starts", "block_table", "row_to_request", "row_offsets", "indices",
+            first="logits",
         ),
     ]),
     table("topk", without_requests, [

@@ -110,6 +110,15 @@ def test_positions_become_slots(given_requests: bool) -> None:
     assert slots.tolist() == expected
 
 
+def test_row_offsets_move_positions_and_slots() -> None:
+    logits, ends = torch.randn(3, 200), ints(200, 40, 0)
+    offsets, table = ints(1000, 7, 5), ints([3, -1, 5, 1])
+    for options in ({}, {"block_table": table}):
+        plain = dsa_ops.topk(logits, 90, ends, **options)
+        moved = dsa_ops.topk(logits, 90, ends, **options, row_offsets=offsets)
+        assert torch.equal(moved, torch.where(plain < 0, plain, plain + offsets[:, None]))
+
+
 def test_an_empty_block_table_has_no_slots() -> None:
     logits, ends = torch.randn(2, 9), ints(9, 9)
     table = torch.empty(2, 0, dtype=torch.int32)

@@ -84,13 +84,16 @@ py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_he
   return result;
 }
 
-py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms) {
+py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms,
+                   bool aligned) {
   require_positive("plan_topk", {{"top_k", top_k}, {"num_sms", num_sms}});
-  auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, num_sms);
+  auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, aligned, num_sms);
   bool const resident = plan.selector == dsa_ops::topk_sm90::Selector::kResident;
   py::dict result;
   result["selector"] = resident ? "resident" : "gated";
   result["cluster_size"] = plan.cluster_size;
+  result["block_threads"] = plan.block_threads;
+  result["thread_keys"] = plan.thread_keys;
   result["capacity"] = plan.capacity;
   result["shared_bytes"] = plan.shared_bytes;
   result["num_blocks"] = plan.num_blocks;
@@ -131,7 +134,7 @@ PYBIND11_MODULE(_C, module) {
              py::arg("next_n"), py::arg("num_heads"), py::arg("max_context_len"),
              py::arg("num_sms"));
   module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
-             py::arg("num_sms"));
+             py::arg("num_sms"), py::arg("aligned") = true);
   module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),
              py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("indexer_topk_workspace_bytes", &dsa_ops::indexer_topk_workspace_bytes,

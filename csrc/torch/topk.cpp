@@ -28,7 +28,7 @@ void set_translation(TopkParams& params, Tensor const& block_table,
 
 void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> const& row_starts,
           std::optional<Tensor> const& block_table, std::optional<Tensor> const& row_to_request,
-          Tensor const& indices) {
+          std::optional<Tensor> const& row_offsets, Tensor const& indices) {
   Checker const checker("topk");
   checker.dtype(logits, "logits", {ScalarType::Float, ScalarType::BFloat16});
   checker.shape(logits, "logits", {-1, -1}, "[T, N]");
@@ -39,6 +39,9 @@ void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> co
     check_plain(checker, *row_starts, "row_starts", ScalarType::Int, {rows}, "[T]");
   }
   check_translation(checker, rows, block_table, row_to_request);
+  if (row_offsets) {
+    check_plain(checker, *row_offsets, "row_offsets", ScalarType::Int, {rows}, "[T]");
+  }
   check_indices(checker, indices, rows, "[T, top_k]");
   check_rows_per_request(checker, rows, block_table, row_to_request);
   check_top_k(checker, indices.size(1));
@@ -47,6 +50,7 @@ void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> co
                             {"row_starts", get(row_starts)},
                             {"block_table", get(block_table)},
                             {"row_to_request", get(row_to_request)},
+                            {"row_offsets", get(row_offsets)},
                             {"indices", &indices}});
 
   TopkParams params = selection_params(indices);
@@ -57,6 +61,7 @@ void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> co
   params.num_columns = logits.size(1);
   params.row_starts = data<int32_t>(row_starts);
   params.row_ends = data<int32_t>(row_ends);
+  params.row_offsets = data<int32_t>(row_offsets);
   if (block_table) set_translation(params, *block_table, row_to_request);
   torch::stable::accelerator::DeviceGuard const guard(logits.get_device_index());
   raise_if_failed(dsa_ops::topk(params, current_stream(logits)));

@@ -24,6 +24,7 @@ def _check_topk(
     row_starts: Tensor | None,
     block_table: Tensor | None,
     row_to_request: Tensor | None,
+    row_offsets: Tensor | None,
     indices: Tensor,
 ) -> None:
     checker = Checker("topk")
@@ -35,12 +36,14 @@ def _check_topk(
     if row_starts is not None:
         check_plain(checker, row_starts, "row_starts", torch.int32, (num_rows,), "[T]")
     check_translation(checker, num_rows, block_table, row_to_request)
+    if row_offsets is not None:
+        check_plain(checker, row_offsets, "row_offsets", torch.int32, (num_rows,), "[T]")
     check_indices(checker, indices, num_rows, "[T, top_k]")
     check_rows_per_request(checker, num_rows, block_table, row_to_request)
     check_top_k(checker, indices.shape[1])
     checker.same_device(
         logits=logits, row_ends=row_ends, row_starts=row_starts, block_table=block_table,
-        row_to_request=row_to_request, indices=indices,
+        row_to_request=row_to_request, row_offsets=row_offsets, indices=indices,
     )  # fmt: skip
 
 
@@ -50,19 +53,20 @@ def _compute_topk(
     row_starts: Tensor | None,
     block_table: Tensor | None,
     row_to_request: Tensor | None,
+    row_offsets: Tensor | None,
     indices: Tensor,
 ) -> None:
     indices.copy_(
         reference.topk(
             logits, indices.shape[1], row_ends, row_starts,
-            block_table=block_table, row_to_request=row_to_request,
+            block_table=block_table, row_to_request=row_to_request, row_offsets=row_offsets,
         )
     )  # fmt: skip
 
 
 _TOPK = define_op(
     "topk(Tensor logits, Tensor row_ends, Tensor? row_starts, Tensor? block_table, "
-    "Tensor? row_to_request, Tensor(a!) indices) -> ()",
+    "Tensor? row_to_request, Tensor? row_offsets, Tensor(a!) indices) -> ()",
     _check_topk,
     _compute_topk,
 )
@@ -76,6 +80,7 @@ def topk(
     *,
     block_table: Tensor | None = None,
     row_to_request: Tensor | None = None,
+    row_offsets: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Tensor:
     """Selects the ``top_k`` largest logits of each row's range ``[row_starts, row_ends)``.
@@ -87,7 +92,8 @@ def topk(
 
     With a block table, position p becomes the slot ``page * 64 + p % 64`` with
     ``page = block_table[request, p // 64]``, in place; it becomes -1 where the page is negative,
-    past the table, or the request is not a row of it.
+    past the table, or the request is not a row of it. Row offsets serve layouts whose rows lie one
+    after the other in one array: what is not -1 is moved by the row's offset.
 
     Args:
         logits: float32 or bfloat16 ``[T, N]``, any row stride.
@@ -97,6 +103,7 @@ def topk(
         block_table: int32 ``[B, P]``, the pages of each request; positions are returned if None.
         row_to_request: int32 ``[T]``, the row of ``block_table`` of each row; ``t // (T // B)`` if
             None, which needs ``T % B == 0``.
+        row_offsets: int32 ``[T]``, added to each position or slot of the row, all zero if None.
         out: int32 ``[T, top_k]`` to write to, any row stride.
 
     Returns:
@@ -114,5 +121,5 @@ def topk(
     checker = Checker("topk")
     checker.shape(logits, "logits", (-1, -1), "[T, N]")
     indices = indices_or_new(checker, logits.shape[0], top_k, logits.device, out)
-    _TOPK(logits, row_ends, row_starts, block_table, row_to_request, indices)
+    _TOPK(logits, row_ends, row_starts, block_table, row_to_request, row_offsets, indices)
     return indices

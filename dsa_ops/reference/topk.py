@@ -18,6 +18,7 @@ def topk(
     *,
     block_table: Tensor | None = None,
     row_to_request: Tensor | None = None,
+    row_offsets: Tensor | None = None,
 ) -> Tensor:
     """``int32[T, top_k]`` positions or slots; see :func:`dsa_ops.topk`. ``logits`` may be of any
     floating-point type and is compared exactly."""
@@ -31,9 +32,11 @@ def topk(
         if count:
             best = _best_positions(logits[rows], count, starts[rows, None], ends[rows, None])
             indices[rows, :count] = best
-    if block_table is None:
-        return indices
-    return _positions_to_slots(indices, block_table, row_to_request)
+    if block_table is not None:
+        indices = _positions_to_slots(indices, block_table, row_to_request)
+    if row_offsets is not None:
+        indices = torch.where(indices >= 0, indices + row_offsets[:, None], indices)
+    return indices
 
 
 def indexer_topk(

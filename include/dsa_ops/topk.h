@@ -3,7 +3,7 @@
 // The result is the top_k largest logits of the row's range: equal logits go to the lower position,
 // -0 equals +0, NaN ranks as -inf. Positions are relative to the row's start, in ascending order,
 // then -1. With a block table they become slots, page * 64 + position % 64 (-1 where the page is
-// not a page of the cache: negative).
+// not a page of the cache: negative). Row offsets are added to what is not -1.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -30,6 +30,8 @@ struct TopkParams {
   int64_t indices_row_stride;
   int64_t num_rows;
   int64_t num_columns;
+  int32_t const* row_offsets;  // [num_rows], nullable: all zero
+  bool pdl;                    // as in dsa_ops/indexer.h
   int32_t top_k;               // 1 ... kMaxTopk
   bool to_slots;               // through block_table; the fields below are ignored otherwise
   int32_t const* block_table;  // [num_requests, pages_per_request]
@@ -42,7 +44,7 @@ DSA_OPS_API Status topk(TopkParams const& params, cudaStream_t stream) noexcept;
 
 // topk(indexer_logits(...)), chunk by chunk of rows whose logits fit the workspace. Ignored are
 // scoring.logits, its stride and clean, and what `selection` says of rows, columns and ranges:
-// `scoring` has them.
+// `scoring` has them; also row_offsets and pdl.
 struct IndexerTopkParams {
   IndexerLogitsParams scoring;
   TopkParams selection;
@@ -53,7 +55,9 @@ DSA_OPS_API size_t indexer_topk_workspace_bytes(int64_t num_rows, int64_t num_ke
 DSA_OPS_API Status indexer_topk(IndexerTopkParams const& params, cudaStream_t stream) noexcept;
 
 // topk(paged_indexer_logits(...)), likewise; row_to_request and num_requests are ignored too. Slots
-// come through selection.block_table, which may be that of `scoring`.
+// come through selection.block_table, which may be that of `scoring`. Rows not longer than top_k
+// are not scored. The kernels of a call overlap by programmatic dependent launch; scoring.pdl asks
+// for the same with the kernel before the call.
 struct PagedIndexerTopkParams {
   PagedIndexerLogitsParams scoring;
   TopkParams selection;

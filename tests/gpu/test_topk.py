@@ -25,9 +25,9 @@ from tests.select_arguments import ints
 __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
 TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
-# Repeats of three rows, and columns: together every kernel and cluster size of a 132-SM GPU.
-RESIDENT_SHAPES = [(1, 300), (1, 9000), (22, 40_000), (1, 40_000), (1, 131_072)]
-GATED_SHAPES = [(47, 40_000), (34, 70_000), (7, 70_000), (1, 400_000)]
+# Repeats of three rows, and columns: together every kernel, cluster and block size of a 132-SM GPU.
+RESIDENT_SHAPES = [(1, 300), (1, 8000), (50, 6000), (2, 130_000), (1, 20_000), (12, 20_000)]
+GATED_SHAPES = [(47, 40_000), (34, 70_000), (7, 140_000), (4, 140_000), (1, 400_000)]
 
 
 def every_31st_large(n: int) -> Tensor:
@@ -99,13 +99,13 @@ def assert_exact(
 
 
 def test_shapes_reach_every_kernel() -> None:
-    chosen = {
-        (plan["selector"], plan["cluster_size"])
+    plans = [
+        compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132, False)
         for repeats, num_columns in RESIDENT_SHAPES + GATED_SHAPES
-        for plan in [compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132)]
-    }
-    resident = {("resident", size) for size in (1, 2, 4, 8)}
-    assert chosen == resident | {("gated", size) for size in (1, 2, 4, 16)}
+    ]
+    chosen = {(plan["selector"], plan["cluster_size"], plan["block_threads"]) for plan in plans}
+    resident = {("resident", *shape) for shape in ((1, 1024), (1, 512), (2, 1024), (16, 1024))}
+    assert chosen == resident | {("gated", size, 512) for size in (1, 2, 4, 16)}
 
 
 @pytest.mark.parametrize(("repeats", "num_columns"), RESIDENT_SHAPES + GATED_SHAPES)
@@ -199,13 +199,14 @@ def test_slots(num_rows: int, num_columns: int, top_k: int, given_requests: bool
     starts = torch.randint(0, 50, (num_rows,)).int()
     ends = torch.randint(0, num_columns, (num_rows,)).int()
     table = torch.randint(-1, 100_000, (4, 97)).int()[:, :70]
-    options = {"block_table": table}
+    options = {"block_table": table, "row_offsets": torch.randint(0, 9, (num_rows,)).int()}
     if given_requests:
         requests = torch.randint(0, 4, (num_rows,)).int()
         requests[:4] = ints(-1, 4, INT32.max, INT32.min)
         options["row_to_request"] = requests
     assert_exact(logits, top_k, ends, starts, **options)
     assert_exact(logits, top_k, ends, starts, **options | {"block_table": table[:, :0]})
+    assert_exact(logits, top_k, ends, starts, row_offsets=options["row_offsets"])
 
 
 @pytest.mark.parametrize("num_rows", [60, 140])

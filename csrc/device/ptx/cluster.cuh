@@ -56,6 +56,24 @@ __device__ __forceinline__ void store_cluster(uint32_t address, uint32_t value) 
   asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
+// Stores to any block of the cluster and completes the bytes on a barrier of that same block, whose
+// waiters then see them. Orders nothing else.
+__device__ __forceinline__ void store_async(uint32_t address, uint32_t value, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(
+          address),
+      "r"(value), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void store_async(uint32_t address, uint4 value, uint32_t barrier) {
+  asm volatile(
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(address),
+      "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
+      : "memory");
+}
+
 __device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }

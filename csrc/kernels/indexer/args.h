@@ -49,6 +49,8 @@ struct PagedArgs {
   int32_t tiles_per_request;  // row tiles
   int32_t row_tiles;          // of all requests
   int32_t max_context_len;
+  int32_t unscored_length;  // rows up to this length are not scored
+  bool fill;                // columns past a row's pages become -inf
 };
 
 }  // namespace dsa_ops::indexer

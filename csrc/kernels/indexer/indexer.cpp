@@ -69,6 +69,53 @@ Status fill_ragged(Params const& p, int64_t num_keys, indexer::RaggedPlan const&
 
 }  // namespace
 
+namespace indexer {
+namespace {
+
+Status launch_scoring(PagedIndexerLogitsParams const& p, int32_t unscored_length, bool fill,
+                      cudaStream_t stream, char const* op) {
+  Status status = check_arguments(p, op);
+  if (!status.ok() || p.batch * p.next_n == 0 || p.max_context_len == 0) return status;
+  DeviceProperties device;
+  status = current_device(&device, op);
+  if (!status.ok()) return status;
+
+  // A limit holds only where a multiprocessor has one block at a time.
+  bool const alone = p.num_sms != 0;
+  PagedPlan const plan =
+      plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n), p.num_heads,
+                 static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms), alone);
+  PagedArgs args{};
+  status = encode_maps(p, plan.tile_rows, &args, op);
+  if (!status.ok()) return status;
+
+  args.index_cache = static_cast<uint8_t const*>(p.index_cache);
+  args.page_stride_bytes = p.page_stride_bytes;
+  args.num_pages = p.num_pages;
+  args.weights = p.weights;
+  args.weights_row_stride = p.weights_row_stride;
+  args.lengths = row_lengths_of(p);
+  args.block_table = p.block_table;
+  args.block_table_stride = p.block_table_stride;
+  args.logits = p.logits;
+  args.logits_row_stride = p.logits_row_stride;
+  args.tiles_per_request = plan.tiles_per_request;
+  args.row_tiles = plan.row_tiles;
+  args.max_context_len = static_cast<int32_t>(p.max_context_len);
+  args.unscored_length = unscored_length;
+  args.fill = fill;
+  return launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl, alone}, stream);
+}
+
+}  // namespace
+
+Status score_pages(PagedIndexerLogitsParams const& params, int32_t unscored_length,
+                   cudaStream_t stream, char const* op) noexcept {
+  return launch_scoring(params, unscored_length, false, stream, op);
+}
+
+}  // namespace indexer
+
 inline namespace v0 {
 
 Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcept {
@@ -118,37 +165,7 @@ Status cached_indexer_logits(CachedIndexerLogitsParams const& p, cudaStream_t st
 }
 
 Status paged_indexer_logits(PagedIndexerLogitsParams const& p, cudaStream_t stream) noexcept {
-  constexpr char const* kOp = "paged_indexer_logits";
-  Status status = indexer::check_arguments(p, kOp);
-  if (!status.ok() || p.batch * p.next_n == 0 || p.max_context_len == 0) return status;
-  DeviceProperties device;
-  status = current_device(&device, kOp);
-  if (!status.ok()) return status;
-
-  // A limit holds only where a multiprocessor has one block at a time.
-  bool const alone = p.num_sms != 0;
-  indexer::PagedPlan const plan = indexer::plan_paged(
-      static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n), p.num_heads,
-      static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms), alone);
-  indexer::PagedArgs args{};
-  status = encode_maps(p, plan.tile_rows, &args, kOp);
-  if (!status.ok()) return status;
-
-  args.index_cache = static_cast<uint8_t const*>(p.index_cache);
-  args.page_stride_bytes = p.page_stride_bytes;
-  args.num_pages = p.num_pages;
-  args.weights = p.weights;
-  args.weights_row_stride = p.weights_row_stride;
-  args.lengths = indexer::row_lengths_of(p);
-  args.block_table = p.block_table;
-  args.block_table_stride = p.block_table_stride;
-  args.logits = p.logits;
-  args.logits_row_stride = p.logits_row_stride;
-  args.tiles_per_request = plan.tiles_per_request;
-  args.row_tiles = plan.row_tiles;
-  args.max_context_len = static_cast<int32_t>(p.max_context_len);
-  return indexer::launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl, alone},
-                               stream);
+  return indexer::launch_scoring(p, 0, true, stream, "paged_indexer_logits");
 }
 
 }  // namespace v0

@@ -56,7 +56,8 @@ __device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row
   return rows;
 }
 
-// Pages that hold every key any row of the tile sees; 0 for tiles past the last.
+// Pages that hold every key any row of the tile sees; 0 for tiles past the last, and for those of
+// which no row needs scores.
 template <class Tile>
 __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
   if (row_tile >= args.row_tiles) return 0;
@@ -68,7 +69,7 @@ __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_t
     int32_t const token = rows.first_token + min(j, rows.tokens - 1);
     length = max(length, args.lengths.of(rows.request, token));
   }
-  return (length + kPageKeys - 1) / kPageKeys;
+  return length <= args.unscored_length ? 0 : (length + kPageKeys - 1) / kPageKeys;
 }
 
 // A line of 32 page ids per thread of the grid.
@@ -404,7 +405,7 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads
     ptx::setmaxnreg_dec<kProducerRegisters>();
     if (warp == Block::kProducerWarp) {
       producer.run();
-    } else {
+    } else if (args.fill) {
       fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);
     }
   }

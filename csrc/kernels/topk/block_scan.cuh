@@ -2,11 +2,16 @@
 #pragma once
 #include <cstdint>
 
-#include "kernels/topk/traits.h"
-
 namespace dsa_ops::topk_sm90 {
 
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+// The same value, unknown to the compiler: what is computed from it is computed here, and does not
+// take registers from one use to the next through everything in between.
+__device__ __forceinline__ uint32_t opaque(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
 
 __device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane) {
 #pragma unroll
@@ -17,25 +22,34 @@ __device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane)
   return value;
 }
 
-struct BlockSum {
-  uint32_t before;  // in lower threads
-  uint32_t total;
-};
+// Sums over the block of kWords words at a time. One barrier; two sums in a row need different
+// `warp_sums`, as a warp that is ahead writes while another still reads.
+template <int kThreads, int kWords>
+struct BlockSums {
+  static constexpr int kWarps = kThreads / 32;
+  using WarpSums = uint32_t[kWords][kWarps];
 
-// One barrier per call. Calls alternate between two `warp_totals`: a warp that is one call ahead
-// writes the other one, and to be two ahead it must pass the barrier behind the slower warp's
-// reads.
-__device__ __forceinline__ BlockSum sum_block(uint32_t (&warp_totals)[kWarps], uint32_t value) {
-  static_assert(kWarps <= 32);
-  int const lane = threadIdx.x % 32;
-  int const warp = threadIdx.x / 32;
-  uint32_t const inclusive = warp_inclusive_sum(value, lane);
-  if (lane == 31) warp_totals[warp] = inclusive;
-  __syncthreads();
-  uint32_t const warp_total = lane < kWarps ? warp_totals[lane] : 0;
-  uint32_t const warp_inclusive = warp_inclusive_sum(warp_total, lane);
-  uint32_t const before_warp = __shfl_sync(kAllLanes, warp_inclusive - warp_total, warp);
-  return BlockSum{before_warp + inclusive - value, __shfl_sync(kAllLanes, warp_inclusive, 31)};
-}
+  uint32_t before[kWords];  // in lower threads
+  uint32_t total[kWords];
+
+  BlockSums() = default;
+  __device__ __forceinline__ BlockSums(WarpSums& warp_sums, uint32_t const (&values)[kWords]) {
+    int const lane = threadIdx.x % 32;
+    int const warp = threadIdx.x / 32;
+    uint32_t inclusive[kWords];
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      inclusive[i] = warp_inclusive_sum(values[i], lane);
+      if (lane == 31) warp_sums[i][warp] = inclusive[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      uint32_t const sum = lane < kWarps ? warp_sums[i][lane] : 0;
+      before[i] = __reduce_add_sync(kAllLanes, lane < warp ? sum : 0) + inclusive[i] - values[i];
+      total[i] = __reduce_add_sync(kAllLanes, sum);
+    }
+  }
+};
 
 }  // namespace dsa_ops::topk_sm90

@@ -6,7 +6,9 @@
 
 #include "dsa_ops/topk.h"
 #include "kernels/indexer/checks.h"
+#include "kernels/indexer/launchers.h"
 #include "kernels/launch.h"
+#include "kernels/topk/launcher.h"
 #include "kernels/topk/row_lengths.h"
 
 namespace dsa_ops {
@@ -89,6 +91,7 @@ TopkParams select_chunk(TopkParams const& selection, Chunk const& chunk, float c
   part.logits_type = LogitsType::kFloat32;
   part.logits_row_stride = row_stride(columns);
   part.indices += chunk.first * selection.indices_row_stride;
+  part.row_offsets = nullptr;
   part.num_rows = chunk.rows;
   part.num_columns = columns;
   return part;
@@ -177,32 +180,40 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
   int32_t* lengths = static_cast<int32_t*>(p.workspace);
   float* logits =
       reinterpret_cast<float*>(static_cast<uint8_t*>(p.workspace) + lengths_bytes(num_rows));
-  status = topk_detail::write_row_lengths(indexer::row_lengths_of(scoring),
-                                          static_cast<int32_t>(num_rows), lengths, stream, kOp);
-  if (!status.ok()) return status;
+  // Lengths of whole requests are read where they are. A part of a request has its own in an array.
+  bool const splits = scoring.next_n > rows_per_chunk(columns);
+  if (splits) {
+    status = topk_detail::write_row_lengths(indexer::row_lengths_of(scoring),
+                                            static_cast<int32_t>(num_rows), lengths, stream, kOp);
+    if (!status.ok()) return status;
+  }
   return for_each_chunk(num_rows, scoring.next_n, rows_per_chunk(columns), [&](Chunk const& chunk) {
     PagedIndexerLogitsParams score = scoring;
     score.q = static_cast<uint8_t const*>(scoring.q) + chunk.request * scoring.q_batch_stride +
               chunk.token * scoring.q_token_stride;
     score.weights += chunk.first * scoring.weights_row_stride;
-    // The lengths just written hold for a part of a request too.
-    score.context_lens = lengths + chunk.first;
-    score.next_n = chunk.rows / chunk.requests;
-    score.context_lens_stride = score.next_n;
-    score.context_lens_per_token = true;
+    if (splits) {
+      score.context_lens = lengths + chunk.first;
+      score.next_n = chunk.rows;
+      score.context_lens_stride = score.next_n;
+      score.context_lens_per_token = true;
+    } else {
+      score.context_lens += chunk.request * scoring.context_lens_stride;
+    }
     score.block_table += chunk.request * scoring.block_table_stride;
     score.batch = chunk.requests;
     score.logits = logits;
     score.logits_row_stride = row_stride(columns);
-    Status const scored = paged_indexer_logits(score, stream);
+    // Only the first kernel of all may overlap what comes before: the logits are written anew.
+    score.pdl = scoring.pdl && chunk.first == 0 && !splits;
+    Status const scored = indexer::score_pages(score, p.selection.top_k, stream, kOp);
     if (!scored.ok()) return scored;
 
     TopkParams select = select_chunk(p.selection, chunk, logits, columns);
-    select.row_starts = nullptr;
-    select.row_ends = lengths + chunk.first;
     select.row_to_request = nullptr;
+    select.pdl = true;
     select_requests(&select, chunk);
-    return topk(select, stream);
+    return topk_sm90::topk_of_lengths(select, indexer::row_lengths_of(score), stream);
   });
 }
 

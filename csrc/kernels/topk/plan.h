@@ -6,20 +6,24 @@
 namespace dsa_ops::topk_sm90 {
 
 enum class Selector {
-  kResident,  // all keys of a row in shared memory
+  kResident,  // all keys of a row in registers
   kGated,     // the logits that pass a gate in shared memory
 };
 
 struct TopkPlan {
   Selector selector;
-  int32_t cluster_size;  // blocks that share a row: 1, 2, 4 or 8 (resident); 1, 2, 4 or 16 (gated)
-  int32_t capacity;      // keys that a block holds (resident), candidates of a row (gated)
+  int32_t cluster_size;  // blocks that share a row
+  int32_t block_threads;
+  int32_t thread_keys;   // that a thread holds (resident)
+  int32_t capacity;      // candidates of a block (gated)
   int32_t window_words;  // of the bitmap that orders winners (gated), 32 positions each
   int32_t shared_bytes;  // dynamic shared memory of a block
   int64_t num_blocks;
 };
 
-// The selectors agree on every row: both are exact, so the choice is one of time alone.
-TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms) noexcept;
+// The selectors agree on every row: both are exact, so the choice is one of time alone. `aligned`:
+// all rows start at 16-byte addresses.
+TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, bool aligned,
+                   int32_t num_sms) noexcept;
 
 }  // namespace dsa_ops::topk_sm90

@@ -13,18 +13,27 @@ struct RowRange {
 
   __device__ RowRange(KernelArgs const& args, int32_t row) {
     int32_t const columns = args.num_columns;
+    if (args.lengths.context_lens != nullptr) {
+      int32_t const request = row / args.lengths.next_n;
+      start = 0;
+      length = min(args.lengths.of(request, row - request * args.lengths.next_n), columns);
+      return;
+    }
     start = args.row_starts == nullptr ? 0 : min(max(args.row_starts[row], 0), columns);
     length = max(min(max(args.row_ends[row], 0), columns) - start, 0);
   }
 };
 
-// Positions to slots of the row's request; the identity unless slots are asked for.
+// Positions to what is returned: moved by the row's offset, and slots of the row's request if asked
+// for.
 struct SlotMap {
   int32_t const* pages = nullptr;
   int64_t num_pages = 0;
+  int32_t offset;
   bool identity;
 
-  __device__ SlotMap(KernelArgs const& args, int32_t row) : identity(!args.to_slots) {
+  __device__ SlotMap(KernelArgs const& args, int32_t row)
+      : offset(args.row_offsets == nullptr ? 0 : args.row_offsets[row]), identity(!args.to_slots) {
     if (identity) return;
     int32_t const request =
         args.row_to_request ? args.row_to_request[row] : row / args.rows_per_request;
@@ -35,14 +44,16 @@ struct SlotMap {
 
   // A request that does not exist has no pages, hence no slots.
   __device__ int32_t operator()(uint32_t position) const {
-    if (identity) return position;
+    if (identity) return static_cast<int32_t>(position) + offset;
     uint32_t const index = position / kPageTokens;
     int32_t const page = index < num_pages ? pages[index] : -1;
-    return page < 0 ? -1 : page * kPageTokens + static_cast<int32_t>(position % kPageTokens);
+    if (page < 0) return -1;
+    return page * kPageTokens + static_cast<int32_t>(position % kPageTokens) + offset;
   }
 };
 
 // A row not longer than top_k wins as a whole. Written by all blocks of its cluster.
+template <int kThreads>
 __device__ __forceinline__ void write_whole_row(KernelArgs const& args, RowRange const& range,
                                                 SlotMap const& slot, int rank, int cluster_size,
                                                 int32_t* indices) {

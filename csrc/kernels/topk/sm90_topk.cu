@@ -6,6 +6,7 @@
 #include "dsa_ops/topk.h"
 #include "kernels/launch.h"
 #include "kernels/topk/gated/gated_topk.cuh"
+#include "kernels/topk/launcher.h"
 #include "kernels/topk/plan.h"
 #include "kernels/topk/resident/resident_topk.cuh"
 
@@ -25,9 +26,8 @@ Status check(TopkParams const& params) {
     return invalid("logits_type", "kFloat32 or kBfloat16",
                    static_cast<int64_t>(params.logits_type));
   }
-  // A launch has at most 2^31 - 1 blocks. Only few rows take larger clusters than the resident
-  // ones.
-  int64_t const max_rows = std::numeric_limits<int32_t>::max() / resident::kMaxClusterSize;
+  // A launch has at most 2^31 - 1 blocks. Only few rows take clusters of more than 8.
+  int64_t const max_rows = std::numeric_limits<int32_t>::max() / 8;
   if (params.num_rows < 0 || params.num_rows > max_rows) {
     return invalid("num_rows", "between 0 and 268435455", params.num_rows);
   }
@@ -48,11 +48,14 @@ Status check(TopkParams const& params) {
   return Status{};
 }
 
-KernelArgs kernel_args(TopkParams const& params, TopkPlan const& plan) {
+KernelArgs kernel_args(TopkParams const& params, indexer::RowLengths const& lengths,
+                       TopkPlan const& plan) {
   KernelArgs args{};
+  args.lengths = lengths;
+  args.row_offsets = params.row_offsets;
   args.logits = params.logits;
   args.logits_row_stride = params.logits_row_stride;
-  args.row_starts = params.row_starts;
+  args.row_starts = lengths.context_lens == nullptr ? params.row_starts : nullptr;
   args.row_ends = params.row_ends;
   args.indices = params.indices;
   args.indices_row_stride = params.indices_row_stride;
@@ -73,9 +76,24 @@ KernelArgs kernel_args(TopkParams const& params, TopkPlan const& plan) {
   return args;
 }
 
+// Whether all rows start at 16-byte addresses.
+bool is_aligned(TopkParams const& params, indexer::RowLengths const& lengths) {
+  int64_t const packet = params.logits_type == LogitsType::kFloat32 ? 4 : 8;
+  bool const from_zero = params.row_starts == nullptr || lengths.context_lens != nullptr;
+  return from_zero && params.logits_row_stride % packet == 0 &&
+         reinterpret_cast<uintptr_t>(params.logits) % 16 == 0;
+}
+
+struct Launch {
+  KernelArgs args;
+  TopkPlan plan;
+  bool pdl;
+  cudaStream_t stream;
+};
+
 template <auto kKernel, int kClusterSize>
-Status launch_kernel(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
-  if (Status status = allow_shared_memory<kKernel>(kMaxSharedBytes, kOp); !status.ok()) {
+Status launch_kernel(Launch const& launch) {
+  if (Status status = allow_shared_memory<kKernel>(kMaxDynamicBytes, kOp); !status.ok()) {
     return status;
   }
   if constexpr (kClusterSize > 8) {  // the portable limit
@@ -83,78 +101,101 @@ Status launch_kernel(TopkParams const& params, TopkPlan const& plan, cudaStream_
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return cuda_status(error, kOp);
   }
-  cudaLaunchAttribute cluster{};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {kClusterSize, 1, 1};
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = launch.pdl ? 1 : 0;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {kClusterSize, 1, 1};
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(plan.num_blocks));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = plan.shared_bytes;
-  config.stream = stream;
-  config.attrs = &cluster;
-  config.numAttrs = kClusterSize > 1 ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel, kernel_args(params, plan)), kOp);
+  config.gridDim = dim3(static_cast<unsigned>(launch.plan.num_blocks));
+  config.blockDim = dim3(launch.plan.block_threads);
+  config.dynamicSmemBytes = launch.plan.shared_bytes;
+  config.stream = launch.stream;
+  config.attrs = attributes;
+  config.numAttrs = kClusterSize > 1 ? 2 : 1;
+  return cuda_status(cudaLaunchKernelEx(&config, kKernel, launch.args), kOp);
 }
 
+// Blocks of a multiprocessor that share its registers.
+constexpr int min_blocks(int block_threads) { return block_threads == 1024 ? 1 : 2; }
+
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
+constexpr auto kResident =
+    resident::resident_topk_kernel<kType, kClusterSize, kThreads, kKeys, min_blocks(kThreads)>;
 template <LogitsType kType, int kClusterSize>
-constexpr auto kResident = resident::resident_topk_kernel<kType, kClusterSize>;
-template <LogitsType kType, int kClusterSize>
-constexpr auto kGated = gated::gated_topk_kernel<kType, kClusterSize>;
+constexpr auto kGated =
+    gated::gated_topk_kernel<kType, kClusterSize, gated::kThreads, gated::min_blocks(kClusterSize)>;
 
 template <LogitsType kType>
-Status launch_resident(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
+Status launch_resident(Launch const& launch) {
+  TopkPlan const& plan = launch.plan;
   switch (plan.cluster_size) {
-    case 1: return launch_kernel<kResident<kType, 1>, 1>(params, plan, stream);
-    case 2: return launch_kernel<kResident<kType, 2>, 2>(params, plan, stream);
-    case 4: return launch_kernel<kResident<kType, 4>, 4>(params, plan, stream);
-    default: return launch_kernel<kResident<kType, 8>, 8>(params, plan, stream);
+    case 1:
+      if (plan.block_threads == 512) return launch_kernel<kResident<kType, 1, 512, 16>, 1>(launch);
+      return launch_kernel<kResident<kType, 1, 1024, 8>, 1>(launch);
+    case 2: return launch_kernel<kResident<kType, 2, 1024, 16>, 2>(launch);
+    default: return launch_kernel<kResident<kType, 16, 1024, 8>, 16>(launch);
   }
 }
 
 template <LogitsType kType>
-Status launch_gated(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
-  switch (plan.cluster_size) {
-    case 1: return launch_kernel<kGated<kType, 1>, 1>(params, plan, stream);
-    case 2: return launch_kernel<kGated<kType, 2>, 2>(params, plan, stream);
-    case 4: return launch_kernel<kGated<kType, 4>, 4>(params, plan, stream);
-    default: return launch_kernel<kGated<kType, 16>, 16>(params, plan, stream);
+Status launch_gated(Launch const& launch) {
+  switch (launch.plan.cluster_size) {
+    case 1: return launch_kernel<kGated<kType, 1>, 1>(launch);
+    case 2: return launch_kernel<kGated<kType, 2>, 2>(launch);
+    case 4: return launch_kernel<kGated<kType, 4>, 4>(launch);
+    default: return launch_kernel<kGated<kType, 16>, 16>(launch);
   }
 }
 
 template <LogitsType kType>
-Status launch(TopkParams const& params, TopkPlan const& plan, cudaStream_t stream) {
-  return plan.selector == Selector::kResident ? launch_resident<kType>(params, plan, stream)
-                                              : launch_gated<kType>(params, plan, stream);
+Status launch_as_planned(Launch const& launch) {
+  return launch.plan.selector == Selector::kResident ? launch_resident<kType>(launch)
+                                                     : launch_gated<kType>(launch);
 }
 
-template <LogitsType kType, int kClusterSize>
+Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
+                   cudaStream_t stream) {
+  if (Status status = check(params); !status.ok()) return status;
+  DeviceProperties device;
+  if (Status status = current_device(&device, kOp); !status.ok()) return status;
+  if (params.num_rows == 0) return Status{};
+  TopkPlan const plan = plan_topk(params.num_rows, params.num_columns, params.top_k,
+                                  is_aligned(params, lengths), device.num_sms);
+  Launch const launch{kernel_args(params, lengths, plan), plan, params.pdl, stream};
+  return params.logits_type == LogitsType::kFloat32
+             ? launch_as_planned<LogitsType::kFloat32>(launch)
+             : launch_as_planned<LogitsType::kBfloat16>(launch);
+}
+
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
 KernelEntry resident_entry(char const* tile) {
-  return KernelEntry{{"resident_topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
-                     reinterpret_cast<void const*>(kResident<kType, kClusterSize>)};
+  constexpr int kRegisters = 65536 / (kThreads * min_blocks(kThreads));
+  return KernelEntry{
+      {"resident_topk_kernel", kOp, tile, kThreads, 0, kRegisters},
+      reinterpret_cast<void const*>(kResident<kType, kClusterSize, kThreads, kKeys>)};
 }
 
 template <LogitsType kType, int kClusterSize>
 KernelEntry gated_entry(char const* tile) {
-  return KernelEntry{{"gated_topk_kernel", kOp, tile, kThreads, kMaxSharedBytes, kMaxRegisters},
-                     reinterpret_cast<void const*>(kGated<kType, kClusterSize>)};
+  constexpr int kRegisters = 65536 / (gated::kThreads * gated::min_blocks(kClusterSize));
+  return KernelEntry{
+      {"gated_topk_kernel", kOp, tile, gated::kThreads, kMaxDynamicBytes, kRegisters},
+      reinterpret_cast<void const*>(kGated<kType, kClusterSize>)};
 }
 
 }  // namespace
 }  // namespace topk_sm90
 
+Status topk_sm90::topk_of_lengths(TopkParams const& params, indexer::RowLengths const& lengths,
+                                  cudaStream_t stream) noexcept {
+  return launch_topk(params, lengths, stream);
+}
+
 inline namespace v0 {
 
 Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
-  using namespace topk_sm90;
-  if (Status status = check(params); !status.ok()) return status;
-  DeviceProperties device;
-  if (Status status = current_device(&device, kOp); !status.ok()) return status;
-  if (params.num_rows == 0) return Status{};
-  TopkPlan const plan =
-      plan_topk(params.num_rows, params.num_columns, params.top_k, device.num_sms);
-  return params.logits_type == LogitsType::kFloat32
-             ? launch<LogitsType::kFloat32>(params, plan, stream)
-             : launch<LogitsType::kBfloat16>(params, plan, stream);
+  return topk_sm90::launch_topk(params, indexer::RowLengths{}, stream);
 }
 
 }  // namespace v0
@@ -162,18 +203,18 @@ Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
 KernelList topk_kernels() {
   using namespace topk_sm90;
   static KernelEntry const entries[] = {
-      resident_entry<LogitsType::kFloat32, 1>("a float32 row"),
-      resident_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
-      resident_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
-      resident_entry<LogitsType::kFloat32, 8>("an eighth of a float32 row"),
-      resident_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
-      resident_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
-      resident_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
-      resident_entry<LogitsType::kBfloat16, 8>("an eighth of a bfloat16 row"),
+      resident_entry<LogitsType::kFloat32, 1, 1024, 8>("a float32 row of 8,192 logits"),
+      resident_entry<LogitsType::kFloat32, 1, 512, 16>("a float32 row of 8,192 logits"),
+      resident_entry<LogitsType::kFloat32, 2, 1024, 16>("16,384 float32 logits of a row"),
+      resident_entry<LogitsType::kFloat32, 16, 1024, 8>("8,192 float32 logits of a row"),
       gated_entry<LogitsType::kFloat32, 1>("a float32 row"),
       gated_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
       gated_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
       gated_entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
+      resident_entry<LogitsType::kBfloat16, 1, 1024, 8>("a bfloat16 row of 8,192 logits"),
+      resident_entry<LogitsType::kBfloat16, 1, 512, 16>("a bfloat16 row of 8,192 logits"),
+      resident_entry<LogitsType::kBfloat16, 2, 1024, 16>("16,384 bfloat16 logits of a row"),
+      resident_entry<LogitsType::kBfloat16, 16, 1024, 8>("8,192 bfloat16 logits of a row"),
       gated_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),

@@ -1,23 +1,14 @@
-// What both top-k kernels share: block shape, histogram size and the arguments a launch carries.
+// What both top-k kernels share: the arguments that a launch carries.
 #pragma once
 #include <cstdint>
 
 #include "dsa_ops/topk.h"
+#include "kernels/indexer/row_length.h"
 
 namespace dsa_ops::topk_sm90 {
 
-inline constexpr int kThreads = 512;
-inline constexpr int kWarps = kThreads / 32;
-// Two blocks share a multiprocessor's registers, if their shared memory fits too.
-inline constexpr int kMinBlocks = 2;
-inline constexpr int kMaxRegisters = 65536 / (kThreads * kMinBlocks) / 8 * 8;
-
-inline constexpr int kBinsLog2 = 11;
-inline constexpr int kBins = 1 << kBinsLog2;
-inline constexpr int kCoarseBins = kBins / 32;
-
 inline constexpr int kPageTokens = 64;
-inline constexpr int kMaxSharedBytes = 232448;
+inline constexpr int kMaxDynamicBytes = 232448;  // of shared memory
 
 struct KernelArgs {
   void const* logits;
@@ -33,6 +24,8 @@ struct KernelArgs {
   int64_t pages_per_request;
   int32_t const* row_to_request;
   int32_t rows_per_request;
+  int32_t const* row_offsets;
+  indexer::RowLengths lengths;  // in place of row_starts and row_ends, if it has context_lens
   int32_t num_columns;
   int32_t top_k;
   int32_t capacity;      // see TopkPlan

@@ -1,0 +1,95 @@
+// The rank-th best of a block's values, by counting them in 2,048 bins at a time.
+#pragma once
+#include <cstdint>
+
+#include "device/ptx/warpgroup.cuh"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/storage.h"
+#include "kernels/topk/traits.h"
+
+namespace dsa_ops::topk_sm90 {
+
+template <int kThreads>
+__device__ __forceinline__ void clear_bins(BinStorage& shared) {
+  for (int i = opaque(threadIdx.x); i < kBins / 4; i += kThreads) {
+    reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
+  }
+}
+
+// By kSearchThreads threads: where the low_rank-th and the high_rank-th best value lie, high_rank
+// <= low_rank. A rank that is 0 or above the number of values leaves its place as it is.
+__device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
+                                            uint32_t high_rank) {
+  constexpr int kBinsPerThread = kBins / kSearchThreads;
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  int const first = kBins - kBinsPerThread - kBinsPerThread * threadIdx.x;
+  uint32_t counts[kBinsPerThread];  // of descending bins
+  uint32_t sum = 0;
+#pragma unroll
+  for (int i = 0; i < kBinsPerThread; i += 4) {
+    uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
+    counts[kBinsPerThread - 1 - i] = quad.x;
+    counts[kBinsPerThread - 2 - i] = quad.y;
+    counts[kBinsPerThread - 3 - i] = quad.z;
+    counts[kBinsPerThread - 4 - i] = quad.w;
+    sum += quad.x + quad.y + quad.z + quad.w;
+  }
+  uint32_t const inclusive = warp_inclusive_sum(sum, lane);
+  if (lane == 31) shared.warp_sums[warp] = inclusive;
+  ptx::named_barrier_sync(kSearchBarrier, kSearchThreads);
+  uint32_t above = inclusive - sum;
+#pragma unroll
+  for (int other = 0; other < kSearchWarps - 1; ++other) {
+    above += other < warp ? shared.warp_sums[other] : 0;
+  }
+  if (above + sum < high_rank || above >= low_rank) return;
+#pragma unroll
+  for (int i = 0; i < kBinsPerThread; ++i) {
+    uint32_t const bin = first + kBinsPerThread - 1 - i;
+    uint32_t const reached = above + counts[i];
+    if (above < high_rank && high_rank <= reached) {
+      shared.high = Place{bin, high_rank - above, counts[i]};
+    }
+    if (above < low_rank && low_rank <= reached) {
+      shared.low = Place{bin, low_rank - above, counts[i]};
+    }
+    above = reached;
+  }
+}
+
+// Values low ... low + 2^shift - 1 and the rank, among them, of the one sought.
+struct Bin {
+  uint32_t low;
+  int shift;
+  uint32_t rank;
+  uint32_t inside;
+};
+
+// Narrows a bin, 11 bits a step, until stop(bin) or it is a single value. visit(count) calls
+// count(value) for the values of this thread. The first step also places the high_rank-th best,
+// unless that is 0. Barriers of a step: the cleared bins; the counts; the result.
+template <int kThreads, class Visit, class Stop>
+__device__ __forceinline__ Bin narrow(BinStorage& shared, Bin bin, uint32_t high_rank,
+                                      Visit const& visit, Stop const& stop) {
+#pragma unroll 1
+  while (bin.shift > 0 && !stop(bin)) {
+    int const shift = max(bin.shift - kBinsLog2, 0);
+    uint32_t const width = ~0u >> (32 - bin.shift);
+    clear_bins<kThreads>(shared);
+    __syncthreads();
+    visit([&](uint32_t value) {
+      uint32_t const offset = value - bin.low;
+      if (offset <= width) atomicAdd(&shared.bins[offset >> shift], 1u);
+    });
+    __syncthreads();
+    if (threadIdx.x < kSearchThreads) find_places(shared, bin.rank, high_rank);
+    __syncthreads();
+    high_rank = 0;
+    Place const place = shared.low;
+    bin = Bin{bin.low + (place.bin << shift), shift, place.rank, place.inside};
+  }
+  return bin;
+}
+
+}  // namespace dsa_ops::topk_sm90

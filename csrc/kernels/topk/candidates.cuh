@@ -1,0 +1,162 @@
+// The logits of a block's slice that may be among the row's best, and the order of those that are.
+#pragma once
+#include <cstdint>
+
+#include "kernels/topk/bins.cuh"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/keys.cuh"
+
+namespace dsa_ops::topk_sm90 {
+
+// A logit, as bits (float32), and its position in the slice.
+struct Candidate {
+  uint32_t bits;
+  uint32_t position;
+};
+
+// Where a block's candidates go.
+struct CandidateStore {
+  Candidate* list;
+  uint32_t* count;  // beyond the capacity if not all fit
+  uint32_t capacity;
+
+  // Takes the logits that pass, in any order. A NaN never passes.
+  template <int kLogits>
+  __device__ __forceinline__ void append(float gate, float const (&logits)[kLogits],
+                                         int const (&positions)[kLogits]) const {
+    uint32_t passing = 0;
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) passing += logits[i] >= gate ? 1 : 0;
+    if (passing == 0) return;
+    uint32_t place = atomicAdd(count, passing);
+    if (place + passing > capacity) return;
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) {
+      if (logits[i] >= gate) {
+        list[place++] = Candidate{__float_as_uint(logits[i]), static_cast<uint32_t>(positions[i])};
+      }
+    }
+  }
+};
+
+// keys[i] becomes that of candidate threadIdx.x + i * kThreads, or kNoKey past the last.
+template <int kThreads, int kKeys>
+__device__ __forceinline__ void load_keys(uint32_t (&keys)[kKeys], Candidate const* list,
+                                          uint32_t count) {
+  uint32_t const first = opaque(threadIdx.x);
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    uint32_t const index = first + i * kThreads;
+    keys[i] = index < count ? key_of(__uint_as_float(list[index].bits)) : kNoKey;
+  }
+}
+
+// Which candidates win: those above a key, and those equal to it below a position of the slice.
+struct WinnerRule {
+  uint32_t first_greater;
+  uint32_t threshold;
+  uint32_t tie_end;
+
+  __device__ __forceinline__ bool operator()(uint32_t key, uint32_t position) const {
+    return key >= first_greater || (key >= threshold && position < tie_end);
+  }
+};
+
+// keys[i] is that of candidate threadIdx.x + i * kThreads. By all threads of the block; barriers
+// only if ties have to be told apart.
+template <int kThreads, int kKeys, class WarpSums>
+__device__ __forceinline__ WinnerRule winner_rule(BinStorage& bins, WarpSums& warp_sums,
+                                                  Candidate const* list,
+                                                  uint32_t const (&keys)[kKeys],
+                                                  Verdict const& verdict, int slice_count) {
+  WinnerRule rule{verdict.threshold, verdict.threshold, 0};
+  if (verdict.settled) return rule;
+  rule.first_greater = verdict.threshold + 1;
+  uint32_t const winning = verdict.ties - min(verdict.ties, verdict.equal_before);
+  if (winning == 0) return rule;
+  Candidate const* const own = list + opaque(threadIdx.x);
+  auto const visit = [&](auto const& visit_position) {
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) {
+      if (keys[i] == verdict.threshold) visit_position(own[i * kThreads].position);
+    }
+  };
+  uint32_t equal[1] = {0};
+  visit([&](uint32_t) { ++equal[0]; });
+  BlockSums<kThreads, 1> const sums(warp_sums, equal);
+  rule.tie_end = slice_count;
+  if (sums.total[0] <= winning) return rule;
+  uint32_t const last = slice_count - 1;
+  Bin const bin = narrow<kThreads>(
+      bins, Bin{0, 32 - __clz(last), winning, 0}, 0,
+      [&](auto const& count_value) {  // values that descend as positions ascend
+        visit([&](uint32_t position) { count_value(last - position); });
+      },
+      [](Bin const&) { return false; });
+  rule.tie_end = last - bin.low + 1;
+  return rule;
+}
+
+// Word w of the bitmap lies at a place that keeps threads which walk several words each apart.
+__device__ __forceinline__ uint32_t bitmap_place(uint32_t word) { return word + word / 32; }
+
+template <int kThreads>
+__device__ __forceinline__ void clear_bitmap(uint32_t* bitmap, int num_words) {
+  for (int i = threadIdx.x; i < num_words + num_words / 32; i += kThreads) bitmap[i] = 0;
+}
+
+// Writes the winners' positions in the slice to `winners` in ascending order, a window of the
+// bitmap at a time, and returns their number. Barriers of a window: the cleared bitmap; the set
+// bits; the block's sum.
+template <int kThreads, int kKeys, class WarpSums>
+__device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint32_t* bitmap,
+                                                  uint32_t window_words, Candidate const* list,
+                                                  uint32_t const (&keys)[kKeys],
+                                                  WinnerRule const& wins, int slice_count,
+                                                  int32_t* winners) {
+  uint32_t const slice_words = (static_cast<uint32_t>(slice_count) + 31) / 32;
+  uint32_t emitted = 0;
+  int window = 0;
+#pragma unroll 1
+  for (uint32_t first_word = 0; first_word < slice_words; first_word += window_words, ++window) {
+    uint32_t const num_words = min(slice_words - first_word, window_words);
+    Candidate const* const own = list + opaque(threadIdx.x);
+    if (window > 0) __syncthreads();
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) {
+      if (keys[i] >= wins.threshold) {
+        uint32_t const position = own[i * kThreads].position;
+        uint32_t const word = position / 32 - first_word;
+        if (word < num_words && wins(keys[i], position)) {
+          atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
+        }
+      }
+    }
+    __syncthreads();
+    uint32_t const words_per_thread = (num_words + kThreads - 1) / kThreads;
+    uint32_t const begin = min(threadIdx.x * words_per_thread, num_words);
+    uint32_t const end = min(begin + words_per_thread, num_words);
+    uint32_t counts[1] = {0};
+#pragma unroll 1
+    for (uint32_t word = begin; word < end; ++word) {
+      counts[0] += __popc(bitmap[bitmap_place(word)]);
+    }
+    BlockSums<kThreads, 1> const sums(warp_sums[1 - window % 2], counts);
+    uint32_t rank = emitted + sums.before[0];
+#pragma unroll 1
+    for (uint32_t word = begin; word < end && counts[0] > 0; ++word) {
+      uint32_t bits = bitmap[bitmap_place(word)];
+      bitmap[bitmap_place(word)] = 0;
+#pragma unroll 1
+      while (bits != 0) {
+        winners[rank++] = (first_word + word) * 32 + __ffs(bits) - 1;
+        bits &= bits - 1;
+      }
+    }
+    emitted += sums.total[0];
+  }
+  return emitted;
+}
+
+}  // namespace dsa_ops::topk_sm90
