@@ -122,8 +122,8 @@ def test_adversarial_rows(kind: str, repeats: int, num_columns: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("num_rows", "num_columns"), [(140, 200_000), (100, 400_000)])
 def test_samples_that_mislead(num_rows: int, num_columns: int, dtype: torch.dtype) -> None:
-    """Runs of 64 similar logits make eight samples worth little more than one: of 100 rows some
-    find too many or too few candidates, and some of these do so again at the second attempt."""
+    """Runs of 64 similar logits make four samples worth little more than one: some rows find too
+    many or too few candidates, and list the best of every slice instead."""
     runs = torch.randn(num_rows, num_columns // 64 + 1).repeat_interleave(64, 1)[:, :num_columns]
     logits = (runs + 1e-3 * torch.randn(num_rows, num_columns)).to(dtype)
     assert_exact(logits, 2048, torch.full((num_rows,), num_columns).int())
