@@ -187,8 +187,10 @@ class PagedProducer {
                          shared_.weights[queries_.stage], lane_);
       ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
     }
-    if (lane_ < rows.tokens) {
-      sent.row_lengths[lane_] = args_.lengths.of(rows.request, rows.first_token + lane_);
+    // No key for a row past the last, so that no stage counts as seen whole.
+    if (lane_ < Tile::kQueries) {
+      sent.row_lengths[lane_] =
+          lane_ < rows.tokens ? args_.lengths.of(rows.request, rows.first_token + lane_) : 0;
     }
     ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
     queries_.advance();
@@ -297,7 +299,7 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
     int32_t const first_row = piece.first_row;
     int32_t const rows = piece.rows;
     int32_t const store_end = piece.store_end;
-    int32_t whole_end = rows == Tile::kQueries ? store_end : 0;
+    int32_t whole_end = store_end;
     int32_t lengths[(Tile::kQueries + 1) / 2];  // of the rows 2 i + lane_query
 #pragma unroll
     for (int i = 0; i < Tile::kQueries; ++i) whole_end = min(whole_end, piece.row_lengths[i]);
