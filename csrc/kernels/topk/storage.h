@@ -1,6 +1,6 @@
 // Shared memory of the searches that both top-k kernels use; for host code too.
 #pragma once
-#include <vector_types.h>
+#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
