@@ -11,7 +11,6 @@ inline constexpr int kBins = 1 << kBinsLog2;
 // Eight warps search the bins.
 inline constexpr int kSearchThreads = 256;
 inline constexpr int kSearchWarps = kSearchThreads / 32;
-inline constexpr int kSearchBarrier = 1;
 
 struct Place {
   uint32_t bin;

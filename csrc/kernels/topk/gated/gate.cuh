@@ -9,8 +9,8 @@
 
 namespace dsa_ops::topk_sm90::gated {
 
-// The sample of one thread, a quad of neighbours. Quads lie at a scrambled place each within equal
-// parts of the row, as a fixed distance could meet a period of the data.
+// The sample of one thread, a quad of neighbours read at once. Quads lie at a scrambled place each
+// within equal parts of the row, as a fixed distance could meet a period of the data.
 template <LogitsType kType, int kThreads>
 struct Sample {
   float logits[kQuadLogits];
@@ -18,14 +18,20 @@ struct Sample {
 
   template <class Element>
   __device__ __forceinline__ Sample(Element const* row, int length) {
+    using Quad = typename Packet<kType>::Quad;
     density = __fdividef(kThreads * kQuadLogits, length);
-    uint32_t const places = max(length / kThreads - kQuadLogits + 1, 1);
-    int const begin = static_cast<int>(static_cast<uint64_t>(length) * threadIdx.x / kThreads);
-    int const first = begin + static_cast<int>(__umulhi(threadIdx.x * 0x9E3779B1u, places));
+    int const misaligned =
+        static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(Element) % kQuadLogits);
+    int const head = (kQuadLogits - misaligned) % kQuadLogits;
+    int const quads = (length - head) / kQuadLogits;
+    if (quads < 1) {  // as if all were the worst: no gate
 #pragma unroll
-    for (int i = 0; i < kQuadLogits; ++i) {
-      logits[i] = Packet<kType>::logit(row[min(first + i, length - 1)]);
+      for (float& logit : logits) logit = no_logit();
+      return;
     }
+    int const begin = static_cast<int>(static_cast<uint64_t>(quads) * threadIdx.x / kThreads);
+    int const place = __umulhi(threadIdx.x * 0x9E3779B1u, max(quads / kThreads, 1));
+    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[begin + place], logits);
   }
 
   template <class Visit>

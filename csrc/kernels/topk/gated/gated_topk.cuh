@@ -74,6 +74,15 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     if constexpr (kClusterSize > 8) {
       if (threadIdx.x == kThreads - 1) prefetch(own.slice, kPrefetchBytes);
     }
+#ifdef PF
+    if constexpr (kClusterSize <= 8) {
+    if (threadIdx.x == kThreads - 1 && __float_as_uint(sample.logits[0]) != 0x7FFFFFFFu) {
+      int const packets = min(own.slice.num_packets, PF / 16);
+#pragma unroll 1
+      for (int first = 4 * kThreads; first < packets; first += 2048) ptx::bulk_prefetch_l2(own.slice.packet(first), 16 * min(packets - first, 2048));
+    }
+    }
+#endif
     Gate const gate = find_gate(shared.bins, sample, args.top_k);
     if (threadIdx.x == 0) shared.gate = gate;
     __syncthreads();

@@ -21,7 +21,7 @@ __device__ __forceinline__ void prepare_guess(BinStorage& shared) {
 }
 
 // From samples (kNoKey is none) of which the whole block has `density` for each key of the row.
-// Barriers: the counts; the places.
+// Barriers: the counts; the search; the places.
 template <int kThreads, int kCount>
 __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
                                                    uint32_t const (&samples)[kCount], int top_k,
@@ -35,12 +35,10 @@ __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
     if (samples[i] != kNoKey) atomicAdd(&shared.bins[samples[i] >> kShift], 1u);
   }
   __syncthreads();
-  if (threadIdx.x < kSearchThreads) {
-    float const expected = top_k * density;
-    float const margin = 3.0f * __fsqrt_rn(expected) + 2.0f;
-    find_places(shared, static_cast<uint32_t>(expected + margin),
-                static_cast<uint32_t>(fmaxf(expected - margin, 1.0f)));
-  }
+  float const expected = top_k * density;
+  float const margin = 3.0f * __fsqrt_rn(expected) + 2.0f;
+  find_places(shared, static_cast<uint32_t>(expected + margin),
+              static_cast<uint32_t>(fmaxf(expected - margin, 1.0f)));
   __syncthreads();
   uint32_t const high = shared.high.bin;
   uint32_t const low = max(shared.low.bin, high - min(high, kMaxBins - 1));
