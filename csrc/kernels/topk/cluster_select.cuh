@@ -47,8 +47,11 @@ class ClusterSelect {
  public:
   using Storage = SelectStorage<kClusterSize>;
 
+  __device__ explicit ClusterSelect(Storage& shared) : shared_(shared) {}
   // The caller synchronises the block before it selects.
-  __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) {
+  __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) { prepare(top_k); }
+  __device__ __forceinline__ void prepare(int top_k) {
+    Storage& shared = shared_;
     int const thread = threadIdx.x;
     if (thread < kRoundBins) shared.bins[0][thread] = 0;
     if (thread < kRankedKeys) shared.ranked[thread] = kNoKey;
@@ -96,9 +99,14 @@ class ClusterSelect {
 #pragma unroll
           for (uint32_t const key : keys) {
             uint32_t const offset = key - interval.low;
+#ifdef DENSE
+            uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
+            atomicAdd(&bins[offset <= interval.range ? bin : kRoundBins], 1u);
+#else
             if (offset <= interval.range) {
               atomicAdd(&bins[min(offset >> interval.shift, kRoundBins - 1)], 1u);
             }
+#endif
           }
         });
       });

@@ -54,7 +54,7 @@ struct Verdict {
 
 template <int kClusterSize>
 struct alignas(16) SelectStorage {
-  uint32_t bins[2][kRoundBins];  // of even and odd rounds
+  uint32_t bins[2][kRoundBins + 4];  // of even and odd rounds
   uint16_t gathered[2][kClusterSize > 1 ? kClusterSize : 0][kRoundBins];
   alignas(16) uint32_t ranked[kRankedKeys];  // grouped by block
   uint32_t own_ranked[kClusterSize > 1 ? kRankedKeys : 0];

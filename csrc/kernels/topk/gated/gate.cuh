@@ -20,6 +20,16 @@ struct Sample {
   __device__ __forceinline__ Sample(Element const* row, int length) {
     using Quad = typename Packet<kType>::Quad;
     density = __fdividef(kThreads * kQuadLogits, length);
+#ifdef SCALAR
+    uint32_t const width = max(length / kThreads - kQuadLogits + 1, 1);
+    int const start = static_cast<int>(static_cast<uint64_t>(length) * threadIdx.x / kThreads);
+    int const first = start + static_cast<int>(__umulhi(threadIdx.x * 0x9E3779B1u, width));
+#pragma unroll
+    for (int i = 0; i < kQuadLogits; ++i) {
+      logits[i] = Packet<kType>::logit(row[min(first + i, length - 1)]);
+    }
+    return;
+#endif
     int const misaligned =
         static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(Element) % kQuadLogits);
     int const head = (kQuadLogits - misaligned) % kQuadLogits;

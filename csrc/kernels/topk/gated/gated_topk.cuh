@@ -57,14 +57,21 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
 
+  ptx::wait_for_prior_kernels();
+#ifndef LATE
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
   if (threadIdx.x == 0) shared.num_candidates = 0;
-  ptx::wait_for_prior_kernels();
+#else
+  SelectStorage<kClusterSize>& sel_storage = shared.select;
+  ClusterSelect<kClusterSize, kThreads> selector(sel_storage);
+#endif
   {
     Assignment<kType> const own(args, blockIdx.x, kClusterSize);
     if (own.range.length <= args.top_k) {
+#ifndef LATE
       selector.wait_for_cluster();
+#endif
       write_whole_row<kThreads>(args, own.range, SlotMap(args, own.row), own.rank, kClusterSize,
                                 args.indices + int64_t{own.row} * args.indices_row_stride);
       return;
@@ -74,6 +81,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     if constexpr (kClusterSize > 8) {
       if (threadIdx.x == kThreads - 1) prefetch(own.slice, kPrefetchBytes);
     }
+#ifdef LATE
+    selector.prepare(args.top_k);
+    clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
+    if (threadIdx.x == 0) shared.num_candidates = 0;
+#endif
 #ifdef PF
     if constexpr (kClusterSize <= 8) {
     if (threadIdx.x == kThreads - 1 && __float_as_uint(sample.logits[0]) != 0x7FFFFFFFu) {

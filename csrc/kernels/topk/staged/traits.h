@@ -6,21 +6,22 @@
 
 namespace dsa_ops::topk_sm90::staged {
 
-// A warp reads a tile at a time, 16 bytes a lane.
-inline constexpr int kTileBytes = 32 * 16;
+inline constexpr int kThreads = 256;
+inline constexpr int kWarps = kThreads / 32;
+// Five rows of 8,192 float32 logits fit a multiprocessor.
+inline constexpr int kMinBlocks = 5;
 // Which keys of a thread win is one word.
 inline constexpr int kThreadLogits = 32;
+// A thread's memory comes in pairs of packets.
+inline constexpr int kPairBytes = 2 * 16 * kThreads;
 inline constexpr int kSamples = 1024;
-// Parts of the slice that are waited for alone; each belongs to some of the warps.
-constexpr int num_parts(int cluster_size) { return cluster_size == 1 ? 1 : 8; }
 
-// Followed by the slice, whose place the winners' positions take.
-template <int kClusterSize, int kThreads>
+// Followed by the row, whose place the winners' positions take.
 struct alignas(128) SharedStorage {
-  SelectStorage<kClusterSize> select;
+  SelectStorage<1> select;
   BinStorage bins;
-  uint32_t warp_sums[2][kThreads / 32];
-  uint64_t loaded[num_parts(kClusterSize)];
+  uint32_t warp_sums[2][kWarps];
+  uint64_t loaded;
 };
 
 }  // namespace dsa_ops::topk_sm90::staged

@@ -1,18 +1,18 @@
-// A block's winners in ascending order: a mask of each thread's, ranked by prefix sums.
+// The winners of a staged row in ascending order: a mask of each thread's, ranked by prefix sums.
 #pragma once
 #include <cstdint>
 
+#include "device/ptx/warp.cuh"
 #include "kernels/topk/block_scan.cuh"
-#include "kernels/topk/cluster_select.cuh"
-#include "kernels/topk/staged/staged_slice.cuh"
+#include "kernels/topk/staged/staged_row.cuh"
+#include "kernels/topk/staged/traits.h"
 
 namespace dsa_ops::topk_sm90::staged {
 
-// Positions within a slice ascend by warp, tile, lane and packet. Bit tile * kLogits + i of a mask
-// is logit i of the lane's packet. Sums of even and of odd tiles lie in fields of two words each.
-template <int kThreads, int kLogits>
+// Positions ascend by warp, tile, lane and place in the packet. Bit tile * kLogits + i of a mask is
+// logit i of the lane's packet. Sums of even and of odd tiles lie in fields of two words.
+template <int kLogits>
 struct MaskRanks {
-  static constexpr int kWarps = kThreads / 32;
   static constexpr int kField = 2 * kLogits;
   static constexpr uint32_t kFieldMask = (1u << kField) - 1;
 
@@ -25,11 +25,11 @@ struct MaskRanks {
   __device__ __forceinline__ MaskRanks(uint32_t (&warp_sums)[kWarps], uint32_t mask) {
     int const lane = threadIdx.x % 32;
     int const warp = threadIdx.x / 32;
-    uint32_t counts = mask - (mask >> 1 & 0x55555555u);
+    uint32_t counts = mask - (mask >> 1 & 0x55555555u);  // of every tile, in kLogits bits
     counts = (counts & 0x33333333u) + (counts >> 2 & 0x33333333u);
     if constexpr (kLogits == 8) counts = (counts & 0x0F0F0F0Fu) + (counts >> 4 & 0x0F0F0F0Fu);
     constexpr uint32_t kEven = kLogits == 4 ? 0x0F0F0F0Fu : 0x00FF00FFu;
-    uint32_t all = 0;
+    uint32_t warp_sum = 0;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       uint32_t const own = counts >> kLogits * i & kEven;
@@ -37,77 +37,80 @@ struct MaskRanks {
       before[i] = inclusive - own;
       sums[i] = __shfl_sync(kAllLanes, inclusive, 31);
 #pragma unroll
-      for (int field = 0; field < 32 / kField; ++field) all += sums[i] >> field * kField & kFieldMask;
+      for (int shift = 0; shift < 32; shift += kField) warp_sum += sums[i] >> shift & kFieldMask;
     }
-    if (lane == 0) warp_sums[warp] = all;
+    if (lane == 0) warp_sums[warp] = warp_sum;
     __syncthreads();
     uint32_t const sum = lane < kWarps ? warp_sums[lane] : 0;
     first = __reduce_add_sync(kAllLanes, lane < warp ? sum : 0);
     total = __reduce_add_sync(kAllLanes, sum);
   }
 
-  // Calls emit(rank, tile) for every tile: the rank of its first winner of this lane.
-  template <class Emit>
-  __device__ __forceinline__ void visit(int tiles, Emit const& emit) const {
+  // Calls take(rank, tile) for every tile: the rank of the first bit of this lane.
+  template <class Take>
+  __device__ __forceinline__ void visit(int tiles, Take const& take) const {
     uint32_t tile_first = first;
 #pragma unroll 1
     for (int pair = 0; pair < tiles; pair += 2) {
       int const shift = pair / 2 * kField;
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        emit(tile_first + (before[i] >> shift & kFieldMask), pair + i);
+        take(tile_first + (before[i] >> shift & kFieldMask), pair + i);
         tile_first += sums[i] >> shift & kFieldMask;
       }
     }
   }
 };
 
-// Of `mask` the first `wanted` bits, by position in the slice.
-template <int kThreads, int kLogits>
-__device__ __forceinline__ uint32_t first_bits(MaskRanks<kThreads, kLogits> const& ranks,
-                                               int tiles, uint32_t mask, uint32_t wanted) {
+// Mask of the keys of which wins(key) holds.
+template <LogitsType kType, class Wins>
+__device__ __forceinline__ uint32_t mask_of(StagedRow<kType>& row, Wins const& wins) {
+  constexpr int kLogits = Packet<kType>::kLogits;
+  uint32_t mask = 0;
+  row.visit([&](auto const& keys, int tile) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) bits |= wins(keys[i]) ? 1u << i : 0;
+    mask |= bits << tile * kLogits;
+  });
+  return mask;
+}
+
+// The bits of `mask` whose rank among all is below `end`. One barrier.
+template <int kLogits>
+__device__ __forceinline__ uint32_t first_bits(uint32_t (&warp_sums)[kWarps], int tiles,
+                                               uint32_t mask, uint32_t end) {
+  MaskRanks<kLogits> const ranks(warp_sums, mask);
   uint32_t kept = 0;
   ranks.visit(tiles, [&](uint32_t rank, int tile) {
 #pragma unroll
     for (int i = 0; i < kLogits; ++i) {
       uint32_t const bit = mask & (1u << i) << tile * kLogits;
-      if (bit != 0 && rank < wanted) kept |= bit;
+      if (bit != 0 && rank < end) kept |= bit;
       rank += bit != 0 ? 1 : 0;
     }
   });
   return kept;
 }
 
-// Writes the winners' positions in the row to the slice's own memory, in order, and returns their
-// number. Barriers: one, and another if ties have to be told apart; the caller has one behind.
-template <LogitsType kType, int kThreads>
-__device__ __forceinline__ uint32_t order_winners(StagedSlice<kType, kThreads>& slice,
-                                                  uint32_t (&warp_sums)[2][kThreads / 32],
+// Writes the winners' positions to the row's own memory, in order, and returns their number.
+// Barriers: one, and another if ties have to be told apart; the caller has one behind.
+template <LogitsType kType>
+__device__ __forceinline__ uint32_t order_winners(StagedRow<kType>& row,
+                                                  uint32_t (&warp_sums)[2][kWarps],
                                                   Verdict const& verdict) {
   constexpr int kLogits = Packet<kType>::kLogits;
-  uint32_t mask = 0;
-  uint32_t equal = 0;
-  slice.visit([&](auto const& keys, int tile) {
-    uint32_t bits = 0;
-    uint32_t equal_bits = 0;
-#pragma unroll
-    for (int i = 0; i < kLogits; ++i) {
-      if (keys[i] >= verdict.threshold) bits |= 1u << i;
-      if (keys[i] == verdict.threshold) equal_bits |= 1u << i;
-    }
-    mask |= bits << tile * kLogits;
-    equal |= equal_bits << tile * kLogits;
-  });
+  uint32_t const threshold = verdict.threshold;
+  uint32_t mask = mask_of(row, [&](uint32_t key) { return key >= threshold; });
   if (!verdict.settled) {
-    MaskRanks<kThreads, kLogits> const ties(warp_sums[0], equal);
-    uint32_t const wanted = verdict.ties - min(verdict.ties, verdict.equal_before);
-    mask ^= equal ^ first_bits(ties, slice.warp_tiles, equal, wanted);
+    uint32_t const ties = mask_of(row, [&](uint32_t key) { return key == threshold; });
+    mask ^= ties ^ first_bits<kLogits>(warp_sums[0], row.warp_tiles, ties, verdict.ties);
   }
-  MaskRanks<kThreads, kLogits> const ranks(warp_sums[1], mask);
-  int32_t* const winners = reinterpret_cast<int32_t*>(slice.packets);
-  ranks.visit(slice.warp_tiles, [&](uint32_t rank, int tile) {
+  MaskRanks<kLogits> const ranks(warp_sums[1], mask);
+  int32_t* const winners = reinterpret_cast<int32_t*>(row.packets);
+  ranks.visit(row.warp_tiles, [&](uint32_t rank, int tile) {
     int32_t* place = winners + rank;
-    int const position = slice.begin + slice.first(tile);
+    int const position = row.first(tile);
     uint32_t const bits = mask >> tile * kLogits;
 #pragma unroll
     for (int i = 0; i < kLogits; ++i) {
