@@ -48,20 +48,20 @@ class ClusterSelect {
   using Storage = SelectStorage<kClusterSize>;
 
   __device__ explicit ClusterSelect(Storage& shared) : shared_(shared) {}
-  // The caller synchronises the block before it selects.
   __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) { prepare(top_k); }
+
+  // The caller synchronises the block between this and the selection.
   __device__ __forceinline__ void prepare(int top_k) {
-    Storage& shared = shared_;
     int const thread = threadIdx.x;
-    if (thread < kRoundBins) shared.bins[0][thread] = 0;
-    if (thread < kRankedKeys) shared.ranked[thread] = kNoKey;
+    if (thread < kRoundBins) shared_.bins[0][thread] = 0;
+    if (thread < kRankedKeys) shared_.ranked[thread] = kNoKey;
     if (thread == 0) {
-      shared.num_ranked = 0;
-      shared.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
+      shared_.num_ranked = 0;
+      shared_.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
     }
     if constexpr (kClusterSize > 1) {
       if (thread <= kMaxRounds) {
-        ptx::mbarrier_init(&shared.barriers[thread], 1);
+        ptx::mbarrier_init(&shared_.barriers[thread], 1);
         ptx::fence_mbarrier_init();
       }
       __syncwarp();
@@ -99,14 +99,9 @@ class ClusterSelect {
 #pragma unroll
           for (uint32_t const key : keys) {
             uint32_t const offset = key - interval.low;
-#ifdef DENSE
+            // Choosing a bin costs less than a branch around the atomic.
             uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
-            atomicAdd(&bins[offset <= interval.range ? bin : kRoundBins], 1u);
-#else
-            if (offset <= interval.range) {
-              atomicAdd(&bins[min(offset >> interval.shift, kRoundBins - 1)], 1u);
-            }
-#endif
+            atomicAdd(&bins[offset <= interval.range ? bin : kOtherBin], 1u);
           }
         });
       });

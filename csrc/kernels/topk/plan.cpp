@@ -31,8 +31,9 @@ struct Choice {
   int32_t thread_keys;
 };
 
-// The first line that covers the sizes holds, but for one whose blocks cannot take the row. Figures: microseconds on an H100 with k = 2048, see README.md; bounds between two measured
-// sizes are a guess.
+// The first line that covers the sizes holds, but for one whose blocks cannot take the row.
+// Figures: microseconds on an H100 with k = 2048, see README.md; bounds between two measured sizes
+// are a guess.
 Choice choose(int64_t num_rows, int64_t num_columns, bool aligned, int64_t num_sms) {
   Choice const choices[] = {
       // 128 x 8K: 10.7 and 11.3 with 1,024 and 512 threads, 13.6 gated; 4096 x 8K: 171, 124 and
@@ -59,8 +60,8 @@ Choice choose(int64_t num_rows, int64_t num_columns, bool aligned, int64_t num_s
     int64_t const slice =
         round_up((num_columns + choice.cluster_size - 1) / choice.cluster_size, 8);
     int64_t const keys = slice + (aligned ? 0 : kMaxPacketLogits - 1);
-    bool const fits = choice.selector == Selector::kGated ||
-                      keys <= choice.block_threads * choice.thread_keys;
+    bool const fits =
+        choice.selector == Selector::kGated || keys <= choice.block_threads * choice.thread_keys;
     return fits && num_rows <= choice.max_rows && num_columns <= choice.max_columns;
   });
 }

@@ -27,6 +27,7 @@ struct alignas(16) BinStorage {
 
 inline constexpr int kRoundBins = kSearchThreads;
 inline constexpr int kRoundBinsLog2 = 8;
+inline constexpr int kOtherBin = kRoundBins;  // of keys outside the interval; not read
 inline constexpr int kRankedKeys = 64;
 inline constexpr int kRankThreads = 4 * kRankedKeys;
 // Of a whole selection: four resolve a key from nothing; before them a first interval may miss the

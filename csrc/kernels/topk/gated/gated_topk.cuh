@@ -57,45 +57,23 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
 
+  ClusterSelect<kClusterSize, kThreads> selector(shared.select);
   ptx::wait_for_prior_kernels();
-#ifndef LATE
-  ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
-  clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
-  if (threadIdx.x == 0) shared.num_candidates = 0;
-#else
-  SelectStorage<kClusterSize>& sel_storage = shared.select;
-  ClusterSelect<kClusterSize, kThreads> selector(sel_storage);
-#endif
   {
     Assignment<kType> const own(args, blockIdx.x, kClusterSize);
     if (own.range.length <= args.top_k) {
-#ifndef LATE
-      selector.wait_for_cluster();
-#endif
       write_whole_row<kThreads>(args, own.range, SlotMap(args, own.row), own.rank, kClusterSize,
                                 args.indices + int64_t{own.row} * args.indices_row_stride);
       return;
     }
     Sample<kType, kThreads> const sample(own.logits, own.range.length);
     Stream<kType, kThreads> stream(own.slice);  // in flight while the gate is found
-    if constexpr (kClusterSize > 8) {
-      if (threadIdx.x == kThreads - 1) prefetch(own.slice, kPrefetchBytes);
-    }
-#ifdef LATE
     selector.prepare(args.top_k);
     clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
     if (threadIdx.x == 0) shared.num_candidates = 0;
-#endif
-#ifdef PF
-    if constexpr (kClusterSize <= 8) {
-    if (threadIdx.x == kThreads - 1 && __float_as_uint(sample.logits[0]) != 0x7FFFFFFFu) {
-      int const packets = min(own.slice.num_packets, PF / 16);
-#pragma unroll 1
-      for (int first = 4 * kThreads; first < packets; first += 2048) ptx::bulk_prefetch_l2(own.slice.packet(first), 16 * min(packets - first, 2048));
-    }
-    }
-#endif
-    Gate const gate = find_gate(shared.bins, sample, args.top_k);
+    if (threadIdx.x == kThreads - 1)
+      prefetch_ahead<kClusterSize, kThreads>(own.slice, sample.logits[0]);
+    Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k);
     if (threadIdx.x == 0) shared.gate = gate;
     __syncthreads();
     collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
