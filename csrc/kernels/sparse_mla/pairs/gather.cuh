@@ -1,0 +1,216 @@
+// The gathering warpgroup: query tiles and pairs of blocks of tokens into shared memory.
+#pragma once
+#include "device/ptx/copy.cuh"
+#include "device/ptx/mbarrier.cuh"
+#include "kernels/sparse_mla/kernel_args.h"
+#include "kernels/sparse_mla/pairs/traits.h"
+#include "trace.cuh"
+#undef STAMP_PER_PAIR
+#undef STAMP_GROUP
+#define STAMP_PER_PAIR 8
+#define STAMP_GROUP 2
+
+namespace dsa_ops::sparse_mla::pairs {
+
+// One tile: 64 heads of one row.
+struct Tile {
+  int64_t row;
+  int first_head, heads;
+  int length;  // entries of the row's list
+  int num_pairs;
+
+  __device__ __forceinline__ Tile(KernelArgs const& args, uint32_t index) {
+    uint32_t const r = index / args.head_tiles;
+    row = r;
+    first_head = (index - r * args.head_tiles) * kTileHeads;
+    heads = min(kTileHeads, args.num_heads - first_head);
+    length = args.topk_lens ? min(args.top_k, max(args.topk_lens[r], 0)) : args.top_k;
+    num_pairs = (length + 2 * kBlockTokens - 1) / (2 * kBlockTokens);
+  }
+};
+
+__device__ __forceinline__ uint32_t num_tiles(KernelArgs const& args) {
+  return static_cast<uint32_t>(args.num_rows) * args.head_tiles;
+}
+
+template <int kHint>
+__device__ __forceinline__ void copy_16(uint32_t target, uint8_t const* source, bool valid,
+                                        uint64_t policy) {
+  int const bytes = valid ? 16 : 0;
+  if constexpr (kHint == 0) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target),
+                 "l"(source), "r"(bytes)
+                 : "memory");
+  } else if constexpr (kHint == 1) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(target),
+                 "l"(source), "r"(bytes)
+                 : "memory");
+  } else if constexpr (kHint == 2) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(
+                     target),
+                 "l"(source), "r"(bytes), "l"(policy)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(
+                     target),
+                 "l"(source), "r"(bytes), "l"(policy)
+                 : "memory");
+  }
+}
+
+// Eight lanes copy a row, 16 bytes each; a thread has rows r, r + 16, r + 32 and r + 48.
+template <int kHeadDim, int kHint>
+struct Gather {
+  static constexpr int kPanels = kHeadDim / 64;
+  static constexpr int kRows = 4;
+  static constexpr int kRowStep = 16;
+
+  SharedStorage& shared;
+  KernelArgs const& args;
+  int const thread;
+  uint64_t policy;
+  STAMP_STATE
+
+  // Rows that a thread copies; bit i of `exists` says whether row i is more than zeros.
+  struct Rows {
+    uint8_t const* source[kRows];
+    uint32_t exists;
+  };
+
+  __device__ __forceinline__ int row_of(int i) const { return (thread >> 3) + i * kRowStep; }
+
+  template <int kFirst, int kLast>
+  __device__ __forceinline__ void copy(uint8_t (*panels)[kPanelBytes], Rows const& rows) const {
+    int const row = thread >> 3;
+    uint32_t const target =
+        ptx::shared_address(panels) + row * 128 + (((thread ^ row) & 7) << 4);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int panel = kFirst; panel < kLast; ++panel) {
+        copy_16<kHint>(target + panel * kPanelBytes + i * kRowStep * 128,
+                       rows.source[i] + panel * 128, rows.exists >> i & 1, policy);
+      }
+    }
+  }
+
+  template <int kHalf>
+  __device__ __forceinline__ void copy_half(uint8_t (*panels)[kPanelBytes], Rows const& rows,
+                                            uint64_t* full) const {
+    copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(panels, rows);
+    ptx::cp_async_mbarrier_arrive_noinc(full);
+  }
+
+  __device__ __forceinline__ Rows query_rows(Tile const& tile) const {
+    Rows rows;
+    rows.exists = 0;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      bool const exists = row_of(i) < tile.heads;
+      int const head = tile.first_head + (exists ? row_of(i) : 0);
+      rows.source[i] = reinterpret_cast<uint8_t const*>(args.q + tile.row * args.q_row_stride +
+                                                        head * args.q_head_stride) +
+                       (thread & 7) * 16;
+      rows.exists |= uint32_t{exists} << i;
+    }
+    return rows;
+  }
+
+  // Entries of a block as they stand in the list, negative past its end. A pair ahead: whoever looks
+  // at an entry waits for its load.
+  __device__ __forceinline__ void load_entries(Tile const& tile, int block,
+                                               int32_t (&entries)[kRows]) const {
+    int32_t const* list = args.indices + tile.row * args.indices_row_stride;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      int const position = block * kBlockTokens + row_of(i);
+      entries[i] = position < tile.length ? __ldg(list + position) : -1;
+    }
+  }
+
+  __device__ __forceinline__ Rows token_rows(int32_t const (&entries)[kRows]) const {
+    uint32_t const num_keys = static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31));
+    Rows rows;
+    rows.exists = 0;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      bool const exists = static_cast<uint32_t>(entries[i]) < num_keys;
+      rows.source[i] =
+          args.kv + (exists ? static_cast<uint32_t>(entries[i]) : 0) * args.kv_stride_bytes +
+          (thread & 7) * 16;
+      rows.exists |= uint32_t{exists} << i;
+    }
+    return rows;
+  }
+
+  __device__ __forceinline__ void publish_valid(int stage, Rows const& rows) const {
+    uint32_t word = 0;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      uint32_t const vote = __ballot_sync(0xFFFFFFFFu, rows.exists >> i & 1);
+      uint32_t const four =
+          (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
+      word |= four << (4 * i);
+    }
+    if ((thread & 31) == 0) {
+      shared.valid[stage][thread >> 5] = static_cast<uint16_t>(word);
+      ptx::mbarrier_arrive(&shared.kv_full[stage][kRight]);
+    }
+  }
+
+  __device__ void run() {
+    uint32_t const tiles = num_tiles(args);
+    uint32_t phase = 0, query_phase = 0;
+    uint32_t index = blockIdx.x;
+    if (index >= tiles) return;
+    Tile tile(args, index);
+    int32_t entries[2][kRows];
+    load_entries(tile, 0, entries[0]);
+    load_entries(tile, 1, entries[1]);
+    while (true) {
+      for (int pair = 0; pair < tile.num_pairs; ++pair) {
+        Rows const even = token_rows(entries[0]);
+        Rows const odd = token_rows(entries[1]);
+        if (pair + 1 < tile.num_pairs) {
+          load_entries(tile, 2 * pair + 2, entries[0]);
+          load_entries(tile, 2 * pair + 3, entries[1]);
+        } 
+        if (pair == 0) {
+          Rows const query = query_rows(tile);
+          ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
+          copy_half<kLeft>(shared.query, query, &shared.query_full[kLeft]);
+        }
+        ptx::mbarrier_wait(&shared.kv_empty[0][kLeft], phase ^ 1);
+        STAMP(0);
+        copy_half<kLeft>(shared.kv[0], even, &shared.kv_full[0][kLeft]);
+        if (pair == 0) {
+          copy_half<kRight>(shared.query, query_rows(tile), &shared.query_full[kRight]);
+          query_phase ^= 1;
+        }
+        STAMP(1);
+        ptx::mbarrier_wait(&shared.kv_empty[0][kRight], phase ^ 1);
+        STAMP(2);
+        publish_valid(0, even);
+        copy_half<kRight>(shared.kv[0], even, &shared.kv_full[0][kRight]);
+        STAMP(3);
+        ptx::mbarrier_wait(&shared.kv_empty[1][kLeft], phase ^ 1);
+        STAMP(4);
+        copy_half<kLeft>(shared.kv[1], odd, &shared.kv_full[1][kLeft]);
+        STAMP(5);
+        ptx::mbarrier_wait(&shared.kv_empty[1][kRight], phase ^ 1);
+        STAMP(6);
+        publish_valid(1, odd);
+        copy_half<kRight>(shared.kv[1], odd, &shared.kv_full[1][kRight]);
+        STAMP(7);
+        phase ^= 1;
+      }
+      index += gridDim.x;
+      if (index >= tiles) break;
+      tile = Tile(args, index);
+      load_entries(tile, 0, entries[0]);
+      load_entries(tile, 1, entries[1]);
+    }
+  }
+};
+
+}  // namespace dsa_ops::sparse_mla::pairs
