@@ -24,9 +24,10 @@ struct Consumer {
   SharedStorage& shared;
   KernelArgs const& args;
   int const thread;
-  int const row;     // this thread's accumulators belong to heads row and row + 8 of the tile
+  int const row;     // this thread's accumulators belong to rows row and row + 8 of the tile
   int const column;  // and to columns column and column + 1 of every group of 8
   float const scale;
+  int member;  // of the pack: the row of the input that both rows belong to
 
   float reference[2], maximum[2], sum[2];
   float scores[32];
@@ -42,7 +43,8 @@ struct Consumer {
         // Not zero: a missing token's score stays -inf.
         scale(kernel_args.score_scale_log2 == 0.f ? 1e-37f : fabsf(kernel_args.score_scale_log2)) {}
 
-  __device__ __forceinline__ void begin_tile() {
+  __device__ __forceinline__ void begin_tile(Tile const& tile) {
+    member = min(TileRow(tile, row).member, tile.rows - 1);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       reference[half] = maximum[half] = -INFINITY;
@@ -98,7 +100,7 @@ struct Consumer {
     uint32_t valid[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      valid[i] = shared.valid[kGroup][(column >> 2) + 2 * i] >> (column & 2);
+      valid[i] = shared.valid[kGroup][member][(column >> 2) + 2 * i] >> (column & 2);
     }
     bool const negative = args.score_scale_log2 < 0.f;
     if (!__any_sync(0xFFFFFFFFu, (valid[0] & valid[1] & 0x3333) != 0x3333 || negative)) return;
@@ -281,19 +283,24 @@ struct Consumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       int const at = row + 8 * half;
-      int const head = tile.first_head + at;
+      TileRow const to(tile, at);
       // Even block's share first in both warpgroups.
       float const total = shared.sum[parity][0][at] + shared.sum[parity][1][at];
       float const top = fmaxf(shared.maximum[parity][0][at], shared.maximum[parity][1][at]);
       bool const empty = total == 0.f;
       float const lse_log2 = empty ? -INFINITY : reference[half] + log2f(total);
       factor[half] = empty ? 0.f : 1.f / total;
-      if (at >= tile.heads) continue;
-      if (args.attn_sink && !empty) {
-        factor[half] /= 1.f + expf(args.attn_sink[head] - lse_log2 * kLn2);
+      if (!to.exists) continue;
+      bool const writes = kGroup == 0 && column == 0;
+      if (args.num_splits > 1) {
+        if (writes) args.partial_lse[tile.part(args, to)] = lse_log2;
+        continue;
       }
-      if (kGroup == 0 && column == 0) {
-        int64_t const position = tile.row * args.num_heads + head;
+      if (args.attn_sink && !empty) {
+        factor[half] /= 1.f + expf(args.attn_sink[to.head] - lse_log2 * kLn2);
+      }
+      if (writes) {
+        int64_t const position = (tile.row + to.member) * args.num_heads + to.head;
         args.lse[position] = lse_log2 * kLn2;
         if (args.max_logits) args.max_logits[position] = top * kLn2;
       }
@@ -316,36 +323,74 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ void store_output(Tile const& tile, float const (&factor)[2]) {
+  // fp32, to be joined with the other parts.
+  __device__ __forceinline__ void store_part(float* target, int half, float factor) const {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      int const at = row + 8 * half;
-      uint16_t* const target = args.out + tile.row * args.out_row_stride +
-                               (tile.first_head + at) * args.out_head_stride +
-                               kGroup * (kLatentDim / 2) + (thread & 3) * 8;
+    for (int i = 0; i < 32; ++i) {
+      float const* pair = &output[i * 4 + half * 2];
+      *reinterpret_cast<float2*>(target + i * 8 + column) =
+          make_float2(pair[0] * factor, pair[1] * factor);
+    }
+  }
+
+  __device__ __forceinline__ void store_row(uint16_t* target, int half, float factor,
+                                            bool exists) const {
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        uint32_t words[4];
+    for (int i = 0; i < 8; ++i) {
+      uint32_t words[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          float const* value = &output[(i * 4 + j) * 4 + half * 2];
-          words[j] = ptx::pack_bf16(value[0] * factor[half], value[1] * factor[half]);
-        }
-        transpose(words);
-        if (at < tile.heads) {
-          *reinterpret_cast<uint4*>(target + i * 32) =
-              make_uint4(words[0], words[1], words[2], words[3]);
-        }
+      for (int j = 0; j < 4; ++j) {
+        float const* value = &output[(i * 4 + j) * 4 + half * 2];
+        words[j] = ptx::pack_bf16(value[0] * factor, value[1] * factor);
+      }
+      transpose(words);
+      if (exists) {
+        *reinterpret_cast<uint4*>(target + i * 32 + (thread & 3) * 8) =
+            make_uint4(words[0], words[1], words[2], words[3]);
       }
     }
+  }
+
+  __device__ __forceinline__ void store_output(Tile const& tile, float const (&factor)[2]) const {
+    constexpr int kFirstDim = kGroup * (kLatentDim / 2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      TileRow const to(tile, row + 8 * half);
+      if (args.num_splits == 1) {
+        int64_t const offset =
+            (tile.row + to.member) * args.out_row_stride + to.head * args.out_head_stride;
+        store_row(args.out + (to.exists ? offset : 0) + kFirstDim, half, factor[half], to.exists);
+      } else if (to.exists && tile.num_pairs > 0) {
+        store_part(args.partial_out + tile.part(args, to) * kLatentDim + kFirstDim, half,
+                   factor[half]);
+      }
+    }
+  }
+
+  // A value that is not finite reaches every row of a pack, with a weight of zero. Such rows attend
+  // again, one by one.
+  __device__ __forceinline__ void mark_leak(Tile const& tile) const {
+    float finite = 0.f;
+#pragma unroll
+    for (int i = 0; i < 128; ++i) finite = fmaf(output[i], 0.f, finite);
+    if (finite == 0.f) return;
+    for (int64_t leaked = tile.row; leaked < tile.row + tile.rows; ++leaked) {
+      args.unions.repairs[leaked] = {static_cast<int32_t>(leaked), 0};
+    }
+    *args.unions.leaked = 1;
   }
 
   __device__ void run() {
     uint32_t const tiles = num_tiles(args);
     uint32_t phase = 0, query_phase = 0, parity = 0;
-    for (uint32_t index = blockIdx.x; index < tiles; index += gridDim.x) {
-      int const num_pairs = Tile(args, index).num_pairs;
-      begin_tile();
+    for (uint32_t index = next_tile(args, blockIdx.x, tiles); index < tiles;
+         index = next_tile(args, index + gridDim.x, tiles)) {
+      int num_pairs;
+      {
+        Tile const tile(args, index);
+        num_pairs = tile.num_pairs;
+        begin_tile(tile);
+      }
       for (int pair = 0; pair < num_pairs; ++pair) {
         bool const last = pair + 1 == num_pairs;
         if constexpr (kGroup == 0) {
@@ -359,6 +404,7 @@ struct Consumer {
       Tile const tile(args, index);
       float factor[2];
       finish_rows(tile, parity, factor);
+      if (tile.packed) mark_leak(tile);
       store_output(tile, factor);
       parity ^= 1;
     }

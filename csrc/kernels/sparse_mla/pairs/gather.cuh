@@ -2,31 +2,9 @@
 #pragma once
 #include "device/ptx/copy.cuh"
 #include "device/ptx/mbarrier.cuh"
-#include "kernels/sparse_mla/kernel_args.h"
-#include "kernels/sparse_mla/pairs/traits.h"
+#include "kernels/sparse_mla/pairs/tile.cuh"
 
 namespace dsa_ops::sparse_mla::pairs {
-
-// One tile: 64 heads of one row.
-struct Tile {
-  int64_t row;
-  int first_head, heads;
-  int length;  // entries of the row's list
-  int num_pairs;
-
-  __device__ __forceinline__ Tile(KernelArgs const& args, uint32_t index) {
-    uint32_t const r = index / args.head_tiles;
-    row = r;
-    first_head = (index - r * args.head_tiles) * kTileHeads;
-    heads = min(kTileHeads, args.num_heads - first_head);
-    length = args.topk_lens ? min(args.top_k, max(args.topk_lens[r], 0)) : args.top_k;
-    num_pairs = (length + 2 * kBlockTokens - 1) / (2 * kBlockTokens);
-  }
-};
-
-__device__ __forceinline__ uint32_t num_tiles(KernelArgs const& args) {
-  return static_cast<uint32_t>(args.num_rows) * args.head_tiles;
-}
 
 // Copies 16 bytes, or zeros without reading. The other head tile of the row, or the rows after it,
 // will want the same line.
@@ -39,9 +17,9 @@ __device__ __forceinline__ void copy_16(uint32_t target, uint8_t const* source, 
 }
 
 // Eight lanes copy a row, 16 bytes each; a thread has rows r, r + 16, r + 32 and r + 48.
-template <int kHeadDim>
+template <class Source>
 struct Gather {
-  static constexpr int kPanels = kHeadDim / 64;
+  static constexpr int kPanels = Source::kHeadDim / 64;
   static constexpr int kRows = 4;
   static constexpr int kRowStep = 16;
 
@@ -54,6 +32,7 @@ struct Gather {
   struct Rows {
     uint8_t const* source[kRows];
     uint32_t exists;
+    uint32_t selects;  // bit i: row thread % 8 of the pack sees it
   };
 
   __device__ __forceinline__ int row_of(int i) const { return (thread >> 3) + i * kRowStep; }
@@ -84,64 +63,90 @@ struct Gather {
     rows.exists = 0;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      bool const exists = row_of(i) < tile.heads;
-      int const head = tile.first_head + (exists ? row_of(i) : 0);
-      rows.source[i] = reinterpret_cast<uint8_t const*>(args.q + tile.row * args.q_row_stride +
-                                                        head * args.q_head_stride) +
-                       (thread & 7) * 16;
-      rows.exists |= uint32_t{exists} << i;
+      TileRow const at(tile, row_of(i));
+      int64_t const offset = (tile.row + at.member) * args.q_row_stride +
+                             at.head * args.q_head_stride;
+      rows.source[i] =
+          reinterpret_cast<uint8_t const*>(args.q + (at.exists ? offset : 0)) + (thread & 7) * 16;
+      rows.exists |= uint32_t{at.exists} << i;
     }
     return rows;
   }
 
-  // Entries of a block as they stand in the list, negative past its end. A pair ahead: whoever
-  // looks at an entry waits for its load.
+  // Entries of a block as they stand in the list, negative past its end, and their members (all
+  // without packs). A pair ahead: whoever looks at an entry waits for its load.
+  struct Entries {
+    int32_t keys[kRows];
+    uint8_t members[kRows];
+  };
+
   __device__ __forceinline__ void load_entries(Tile const& tile, int block,
-                                               int32_t (&entries)[kRows]) const {
-    int32_t const* list = args.indices + tile.row * args.indices_row_stride;
+                                               Entries& entries) const {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       int const position = block * kBlockTokens + row_of(i);
-      entries[i] = position < tile.length ? __ldg(list + position) : -1;
+      bool const exists = position < tile.length;
+      entries.keys[i] = exists ? __ldg(tile.entries + position) : -1;
+      entries.members[i] = tile.members && exists ? __ldg(tile.members + position) : 255;
     }
   }
 
-  __device__ __forceinline__ Rows token_rows(int32_t const (&entries)[kRows]) const {
+  // Where the row of a key starts; of the first one for an empty entry, which reads nothing.
+  __device__ __forceinline__ uint8_t const* row_address(uint32_t key) const {
+    if constexpr (Source::kPaged) {
+      uint32_t const page = key / args.page_size;
+      return args.kv + page * args.kv_stride_bytes +
+             (key - page * args.page_size) * int64_t{Source::kHeadDim * 2};
+    } else {
+      return args.kv + key * args.kv_stride_bytes;
+    }
+  }
+
+  __device__ __forceinline__ Rows token_rows(Entries const& entries) const {
     uint32_t const num_keys = static_cast<uint32_t>(min(args.num_keys, int64_t{1} << 31));
     Rows rows;
     rows.exists = 0;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      bool const exists = static_cast<uint32_t>(entries[i]) < num_keys;
-      rows.source[i] = args.kv +
-                       (exists ? static_cast<uint32_t>(entries[i]) : 0) * args.kv_stride_bytes +
-                       (thread & 7) * 16;
+      uint32_t const key = static_cast<uint32_t>(entries.keys[i]);
+      bool const exists = key < num_keys;
+      rows.source[i] = row_address(exists ? key : 0) + (thread & 7) * 16;
       rows.exists |= uint32_t{exists} << i;
     }
+    // Which of them row thread % 8 of the pack selects.
+    rows.selects = 0;
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      rows.selects |= (uint32_t{entries.members[i]} >> (thread & 7) & 1) << i;
+    }
+    rows.selects &= rows.exists;
     return rows;
   }
 
+  // A row of the pack for each of the first eight lanes: the tokens that it sees.
   __device__ __forceinline__ void publish_valid(int stage, Rows const& rows) const {
+    int const lane = thread & 31;
     uint32_t word = 0;
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
-      uint32_t const vote = __ballot_sync(0xFFFFFFFFu, rows.exists >> i & 1);
-      uint32_t const four = (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
+      // Bit 8 j + m: member m sees token j of the four of this warp.
+      uint32_t const vote = __ballot_sync(0xFFFFFFFFu, rows.selects >> i & 1) >> (lane & 7);
+      uint32_t const four =
+          (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
       word |= four << (4 * i);
     }
-    if ((thread & 31) == 0) {
-      shared.valid[stage][thread >> 5] = static_cast<uint16_t>(word);
-      ptx::mbarrier_arrive(&shared.kv_full[stage][kRight]);
-    }
+    if (lane < kMaxPackRows) shared.valid[stage][lane][thread >> 5] = static_cast<uint16_t>(word);
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&shared.kv_full[stage][kRight]);
   }
 
   __device__ void run() {
     uint32_t const tiles = num_tiles(args);
     uint32_t phase = 0, query_phase = 0;
-    uint32_t index = blockIdx.x;
+    uint32_t index = next_tile(args, blockIdx.x, tiles);
     if (index >= tiles) return;
     Tile tile(args, index);
-    int32_t entries[2][kRows];
+    Entries entries[2];
     load_entries(tile, 0, entries[0]);
     load_entries(tile, 1, entries[1]);
     while (true) {
@@ -173,7 +178,7 @@ struct Gather {
         copy_half<kRight>(shared.kv[1], odd, &shared.kv_full[1][kRight]);
         phase ^= 1;
       }
-      index += gridDim.x;
+      index = next_tile(args, index + gridDim.x, tiles);
       if (index >= tiles) break;
       tile = Tile(args, index);
       load_entries(tile, 0, entries[0]);

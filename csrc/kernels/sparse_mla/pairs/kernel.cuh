@@ -1,12 +1,14 @@
-// Sparse MLA prefill over bf16 rows, 64 heads of one row a tile, tokens in pairs of blocks.
+// Sparse MLA over bf16 values: 64 heads of one row a tile, or the rows of a pack, tokens in pairs of
+// blocks.
 #pragma once
 #include "kernels/sparse_mla/pairs/consumer.cuh"
 
 namespace dsa_ops::sparse_mla::pairs {
 
-template <int kHeadDim>
+template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sparse_mla_pairs_kernel(__grid_constant__ const KernelArgs args) {
+  if (args.pack_rows > 1 && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
@@ -27,13 +29,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    Gather<kHeadDim>{shared, args, thread, ptx::evict_last_policy()}.run();
+    Gather<Source>{shared, args, thread, ptx::evict_last_policy()}.run();
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
     if (warpgroup == 0) {
-      Consumer<kHeadDim, 0>(shared, args, thread).run();
+      Consumer<Source::kHeadDim, 0>(shared, args, thread).run();
     } else {
-      Consumer<kHeadDim, 1>(shared, args, thread).run();
+      Consumer<Source::kHeadDim, 1>(shared, args, thread).run();
     }
   }
 }

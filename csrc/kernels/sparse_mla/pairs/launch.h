@@ -1,4 +1,4 @@
-// Host side of the pairs kernel.
+// Host side of the kernel over bf16 values.
 #pragma once
 #include <array>
 
@@ -7,10 +7,13 @@
 
 namespace dsa_ops::sparse_mla::pairs {
 
-// args: flat rows of head_dim 576 or 512, neither packs nor splits.
-Status launch(KernelArgs const& args, int32_t head_dim, int num_sms, char const* op,
-              cudaStream_t stream);
+// args: rows of head_dim 576 or 512, no splits.
+Status launch_rows(KernelArgs const& args, int32_t head_dim, int num_sms, char const* op,
+                   cudaStream_t stream);
 
-std::array<KernelEntry, 2> kernels();
+// args: a paged cache, no packs.
+Status launch_cache(KernelArgs const& args, int num_sms, char const* op, cudaStream_t stream);
+
+std::array<KernelEntry, 3> kernels();
 
 }  // namespace dsa_ops::sparse_mla::pairs

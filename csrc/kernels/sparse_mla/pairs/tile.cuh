@@ -1,10 +1,12 @@
-// Where a thread block works: 64 heads of one row, or all heads of the rows of a pack, for one part
+// Where a thread block works: 64 heads of one row, or all heads of the rows of a pack, and one part
 // of an index list.
 #pragma once
 #include "kernels/sparse_mla/kernel_args.h"
 #include "kernels/sparse_mla/pairs/traits.h"
 
 namespace dsa_ops::sparse_mla::pairs {
+
+struct TileRow;
 
 struct Tile {
   int64_t row;     // of a pack the first
@@ -26,6 +28,9 @@ struct Tile {
     }
     num_pairs = (length + 2 * kBlockTokens - 1) / (2 * kBlockTokens);
   }
+
+  // Of partial results.
+  __device__ __forceinline__ int64_t part(KernelArgs const& args, TileRow const& at) const;
 
  private:
   __device__ __forceinline__ static int list_length(KernelArgs const& args, int64_t row) {
@@ -77,6 +82,10 @@ struct TileRow {
     exists = member < tile.rows && offset < tile.heads;
   }
 };
+
+__device__ __forceinline__ int64_t Tile::part(KernelArgs const& args, TileRow const& at) const {
+  return (row * args.num_splits + split) * args.num_heads + at.head;
+}
 
 // Tiles of the launch; with packs, places of the list of tiles.
 __device__ __forceinline__ uint32_t num_tiles(KernelArgs const& args) {

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cute/arch/mma_sm90_gmma.hpp>
 
+#include "kernels/sparse_mla/plan.h"
+
 namespace dsa_ops::sparse_mla::pairs {
 
 inline constexpr int kTileHeads = 64;         // the M of every wgmma
@@ -20,6 +22,17 @@ inline constexpr int kThreads = kConsumerThreads + kProducerThreads;
 inline constexpr int kConsumerRegisters = 216;
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
+
+// Rows of kHeadDim_ bf16 values, [num_keys, kHeadDim_], or [num_pages, page_size, kHeadDim_] if
+// paged.
+template <int kHeadDim_, bool kPaged_>
+struct Bf16Source {
+  static constexpr int kHeadDim = kHeadDim_;
+  static constexpr bool kPaged = kPaged_;
+};
+template <int kHeadDim>
+using Bf16Rows = Bf16Source<kHeadDim, false>;
+using Bf16Cache = Bf16Source<576, true>;
 
 using cute::SM90::GMMA::Major;
 using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::K>;
@@ -39,8 +52,8 @@ struct alignas(1024) SharedStorage {
   // By parity of the tile and warpgroup: its share of the row sums, and its maxima.
   float sum[2][2][kTileHeads];
   float maximum[2][2][kTileHeads];
-  // Bit i * 4 + j of word w: token i * 16 + w * 4 + j of the block exists.
-  uint16_t valid[2][4];
+  // Bit i * 4 + j of word w: the row of the pack sees token i * 16 + w * 4 + j of the block.
+  uint16_t valid[2][kMaxPackRows][4];
   uint64_t query_full[2];   // 128 arrivals: every producer thread's copies
   uint64_t query_empty;     // 8: one lane per consumer warp
   uint64_t kv_full[2][2];   // 128, and 4 more for the words of valid with the right half
