@@ -5,6 +5,7 @@
 #include "dsa_ops/sparse_mla.h"
 #include "kernels/sparse_mla/kernels.h"
 #include "kernels/sparse_mla/launch.cuh"
+#include "kernels/sparse_mla/pairs/launch.h"
 #include "kernels/sparse_mla/plan.h"
 #include "kernels/sparse_mla/union.h"
 
@@ -146,7 +147,9 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
   args.num_rows = params.num_rows;
   args.pack_rows = 1;
-  if (plan.pack_rows == 1) return launch_rows(args, params.head_dim, kOp, stream);
+  if (plan.pack_rows == 1) {
+    return pairs::launch(args, params.head_dim, device.num_sms, kOp, stream);
+  }
   return launch_packs(args, plan, params.workspace, device.num_sms, params.head_dim, kOp, stream);
 }
 

@@ -4,10 +4,6 @@
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/pairs/gather.cuh"
-#undef STAMP_PER_PAIR
-#undef STAMP_GROUP
-#define STAMP_PER_PAIR 10
-#define STAMP_GROUP kGroup
 
 namespace dsa_ops::sparse_mla::pairs {
 
@@ -21,12 +17,6 @@ inline constexpr uint64_t kTokenStep = 16 * 128 >> 4;
 // 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
 inline constexpr float kReferenceSlackLog2 = 8.f;
 
-__device__ __forceinline__ void store_matrices(uint32_t address, uint32_t const (&fragment)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),
-               "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
-               : "memory");
-}
-
 template <int kHeadDim, int kGroup>
 struct Consumer {
   static constexpr int kPanels = kHeadDim / 64;
@@ -37,7 +27,6 @@ struct Consumer {
   int const row;     // this thread's accumulators belong to heads row and row + 8 of the tile
   int const column;  // and to columns column and column + 1 of every group of 8
   float const scale;
-  STAMP_STATE
 
   float reference[2], maximum[2], sum[2];
   float scores[32];
@@ -51,7 +40,7 @@ struct Consumer {
         row((thread_index >> 5) * 16 + ((thread_index & 31) >> 2)),
         column((thread_index & 3) * 2),
         // Not zero: a missing token's score stays -inf.
-        scale(fmaxf(fabsf(kernel_args.score_scale_log2), 1e-37f)) {}
+        scale(kernel_args.score_scale_log2 == 0.f ? 1e-37f : fabsf(kernel_args.score_scale_log2)) {}
 
   __device__ __forceinline__ void begin_tile() {
 #pragma unroll
@@ -89,22 +78,19 @@ struct Consumer {
 
   __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
                                                   bool first) {
-    STAMP(0);
     if (first) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
     ptx::mbarrier_wait(&shared.kv_full[kGroup][kLeft], phase);
-    ptx::fence_proxy_async();  // the producer's writes went through the generic proxy
-    STAMP(1);
+    // The even block's scores come first: its softmax lies under the odd block's scores.
+    if (kGroup == 1) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
     pin_registers(scores);
     ptx::wgmma_fence();
     issue_scores<kLeft>();
     if (first) ptx::mbarrier_wait(&shared.query_full[kRight], query_phase);
-    STAMP(2);
     ptx::mbarrier_wait(&shared.kv_full[kGroup][kRight], phase);
-    ptx::fence_proxy_async();
-    STAMP(3);
     ptx::wgmma_fence();
     issue_scores<kRight>();
     ptx::wgmma_commit();
+    if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
   }
 
   // Scores of tokens that do not exist become -inf; a negative scale changes the scores' sign.
@@ -164,11 +150,11 @@ struct Consumer {
   __device__ __forceinline__ void publish(uint8_t* panel) {
     int const lane = thread & 31;
     int const target_row = (thread >> 5) * 16 + (lane & 15);
-    uint32_t const target = ptx::shared_address(panel) + target_row * 128 +
-                            (((lane >> 4) ^ (lane & 7)) << 4);
+    uint32_t const target =
+        ptx::shared_address(panel) + target_row * 128 + (((lane >> 4) ^ (lane & 7)) << 4);
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      store_matrices(target ^ (step << 5), probability[step]);
+      ptx::store_matrices(target ^ (step << 5), probability[step]);
     }
     if (column == 0) {
       shared.reference[kGroup][row] = reference[0];
@@ -238,56 +224,44 @@ struct Consumer {
   __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
                                                bool last) {
     multiply_scores(phase, query_phase, first);
-    STAMP(4);
     ptx::wgmma_wait<0>();
     pin_registers(scores);
-    STAMP(5);
     if (last) release(&shared.query_empty);
     float factor[2];
     bool const grows = softmax(factor);
     ptx::named_barrier_sync(kScoresRead, 128);
     publish(shared.even_probability());
-    STAMP(6);
     if (grows) scale_output(factor);
     issue_own();
     ptx::wgmma_wait<0>();
     pin_registers(output);
     release(&shared.kv_empty[0][kLeft]);
-    STAMP(7);
     receive();
-    STAMP(8);
     issue_other(shared.odd_probability);
     ptx::wgmma_wait<0>();
     pin_registers(output);
     release(&shared.kv_empty[1][kLeft]);
-    STAMP(9);
   }
 
   __device__ __forceinline__ void pair_of_odd(uint32_t phase, uint32_t query_phase, bool first,
                                               bool last) {
     multiply_scores(phase, query_phase, first);
-    STAMP(4);
     receive();
-    STAMP(5);
     issue_other(shared.even_probability());
     ptx::wgmma_wait<1>();
     pin_registers(scores);
-    STAMP(6);
     if (last) release(&shared.query_empty);
     float factor[2];
     bool const grows = softmax(factor);
     publish(shared.odd_probability);
-    STAMP(7);
     ptx::wgmma_wait<0>();
     pin_registers(output);
     release(&shared.kv_empty[0][kRight]);
-    STAMP(8);
     if (grows) scale_output(factor);
     issue_own();
     ptx::wgmma_wait<0>();
     pin_registers(output);
     release(&shared.kv_empty[1][kRight]);
-    STAMP(9);
   }
 
   // Joins the row sums of both warpgroups; writes log-sum-exp and maximum.

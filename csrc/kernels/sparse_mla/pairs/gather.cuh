@@ -4,11 +4,6 @@
 #include "device/ptx/mbarrier.cuh"
 #include "kernels/sparse_mla/kernel_args.h"
 #include "kernels/sparse_mla/pairs/traits.h"
-#include "trace.cuh"
-#undef STAMP_PER_PAIR
-#undef STAMP_GROUP
-#define STAMP_PER_PAIR 8
-#define STAMP_GROUP 2
 
 namespace dsa_ops::sparse_mla::pairs {
 
@@ -33,33 +28,18 @@ __device__ __forceinline__ uint32_t num_tiles(KernelArgs const& args) {
   return static_cast<uint32_t>(args.num_rows) * args.head_tiles;
 }
 
-template <int kHint>
+// Copies 16 bytes, or zeros without reading. The other head tile of the row, or the rows after it,
+// will want the same line.
 __device__ __forceinline__ void copy_16(uint32_t target, uint8_t const* source, bool valid,
                                         uint64_t policy) {
-  int const bytes = valid ? 16 : 0;
-  if constexpr (kHint == 0) {
-    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(target),
-                 "l"(source), "r"(bytes)
-                 : "memory");
-  } else if constexpr (kHint == 1) {
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(target),
-                 "l"(source), "r"(bytes)
-                 : "memory");
-  } else if constexpr (kHint == 2) {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2, %3;" ::"r"(
-                     target),
-                 "l"(source), "r"(bytes), "l"(policy)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(
-                     target),
-                 "l"(source), "r"(bytes), "l"(policy)
-                 : "memory");
-  }
+  asm volatile(
+      "cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(target),
+      "l"(source), "r"(valid ? 16 : 0), "l"(policy)
+      : "memory");
 }
 
 // Eight lanes copy a row, 16 bytes each; a thread has rows r, r + 16, r + 32 and r + 48.
-template <int kHeadDim, int kHint>
+template <int kHeadDim>
 struct Gather {
   static constexpr int kPanels = kHeadDim / 64;
   static constexpr int kRows = 4;
@@ -68,8 +48,7 @@ struct Gather {
   SharedStorage& shared;
   KernelArgs const& args;
   int const thread;
-  uint64_t policy;
-  STAMP_STATE
+  uint64_t const policy;  // of the L2
 
   // Rows that a thread copies; bit i of `exists` says whether row i is more than zeros.
   struct Rows {
@@ -82,14 +61,13 @@ struct Gather {
   template <int kFirst, int kLast>
   __device__ __forceinline__ void copy(uint8_t (*panels)[kPanelBytes], Rows const& rows) const {
     int const row = thread >> 3;
-    uint32_t const target =
-        ptx::shared_address(panels) + row * 128 + (((thread ^ row) & 7) << 4);
+    uint32_t const target = ptx::shared_address(panels) + row * 128 + (((thread ^ row) & 7) << 4);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
 #pragma unroll
       for (int panel = kFirst; panel < kLast; ++panel) {
-        copy_16<kHint>(target + panel * kPanelBytes + i * kRowStep * 128,
-                       rows.source[i] + panel * 128, rows.exists >> i & 1, policy);
+        copy_16(target + panel * kPanelBytes + i * kRowStep * 128, rows.source[i] + panel * 128,
+                rows.exists >> i & 1, policy);
       }
     }
   }
@@ -116,8 +94,8 @@ struct Gather {
     return rows;
   }
 
-  // Entries of a block as they stand in the list, negative past its end. A pair ahead: whoever looks
-  // at an entry waits for its load.
+  // Entries of a block as they stand in the list, negative past its end. A pair ahead: whoever
+  // looks at an entry waits for its load.
   __device__ __forceinline__ void load_entries(Tile const& tile, int block,
                                                int32_t (&entries)[kRows]) const {
     int32_t const* list = args.indices + tile.row * args.indices_row_stride;
@@ -135,9 +113,9 @@ struct Gather {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       bool const exists = static_cast<uint32_t>(entries[i]) < num_keys;
-      rows.source[i] =
-          args.kv + (exists ? static_cast<uint32_t>(entries[i]) : 0) * args.kv_stride_bytes +
-          (thread & 7) * 16;
+      rows.source[i] = args.kv +
+                       (exists ? static_cast<uint32_t>(entries[i]) : 0) * args.kv_stride_bytes +
+                       (thread & 7) * 16;
       rows.exists |= uint32_t{exists} << i;
     }
     return rows;
@@ -148,8 +126,7 @@ struct Gather {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       uint32_t const vote = __ballot_sync(0xFFFFFFFFu, rows.exists >> i & 1);
-      uint32_t const four =
-          (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
+      uint32_t const four = (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
       word |= four << (4 * i);
     }
     if ((thread & 31) == 0) {
@@ -174,34 +151,26 @@ struct Gather {
         if (pair + 1 < tile.num_pairs) {
           load_entries(tile, 2 * pair + 2, entries[0]);
           load_entries(tile, 2 * pair + 3, entries[1]);
-        } 
+        }
         if (pair == 0) {
           Rows const query = query_rows(tile);
           ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
           copy_half<kLeft>(shared.query, query, &shared.query_full[kLeft]);
         }
         ptx::mbarrier_wait(&shared.kv_empty[0][kLeft], phase ^ 1);
-        STAMP(0);
         copy_half<kLeft>(shared.kv[0], even, &shared.kv_full[0][kLeft]);
         if (pair == 0) {
           copy_half<kRight>(shared.query, query_rows(tile), &shared.query_full[kRight]);
           query_phase ^= 1;
         }
-        STAMP(1);
         ptx::mbarrier_wait(&shared.kv_empty[0][kRight], phase ^ 1);
-        STAMP(2);
         publish_valid(0, even);
         copy_half<kRight>(shared.kv[0], even, &shared.kv_full[0][kRight]);
-        STAMP(3);
         ptx::mbarrier_wait(&shared.kv_empty[1][kLeft], phase ^ 1);
-        STAMP(4);
         copy_half<kLeft>(shared.kv[1], odd, &shared.kv_full[1][kLeft]);
-        STAMP(5);
         ptx::mbarrier_wait(&shared.kv_empty[1][kRight], phase ^ 1);
-        STAMP(6);
         publish_valid(1, odd);
         copy_half<kRight>(shared.kv[1], odd, &shared.kv_full[1][kRight]);
-        STAMP(7);
         phase ^= 1;
       }
       index += gridDim.x;

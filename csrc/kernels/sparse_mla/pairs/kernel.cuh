@@ -4,7 +4,7 @@
 
 namespace dsa_ops::sparse_mla::pairs {
 
-template <int kHeadDim, int kHint>
+template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1)
     sparse_mla_pairs_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
@@ -27,9 +27,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    uint64_t policy = 0;
-    if (kHint >= 2) asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-    Gather<kHeadDim, kHint>{shared, args, thread, policy}.run();
+    Gather<kHeadDim>{shared, args, thread, ptx::evict_last_policy()}.run();
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
     if (warpgroup == 0) {

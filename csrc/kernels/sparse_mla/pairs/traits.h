@@ -19,14 +19,15 @@ inline constexpr int kThreads = kConsumerThreads + kProducerThreads;
 // 2 * 216 + 72 = 504, the pool that a launch of 384 threads allocates.
 inline constexpr int kConsumerRegisters = 216;
 inline constexpr int kProducerRegisters = 72;
+inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
 
 using cute::SM90::GMMA::Major;
 using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::K>;
 using OwnMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_RS<Major::K, Major::MN>;
 using OtherMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_SS<Major::K, Major::MN>;
 
-// Stage 0 holds the even block of a pair, stage 1 the odd one. Their left halves are dims 0 ... 255,
-// the right ones the rest; each is filled and freed by itself.
+// Stage 0 holds the even block of a pair, stage 1 the odd one. Their left halves are dims 0 ...
+// 255, the right ones the rest; each is filled and freed by itself.
 enum Half : int { kLeft = 0, kRight = 1 };
 
 struct alignas(1024) SharedStorage {
@@ -53,10 +54,11 @@ static_assert(sizeof(SharedStorage) <= 232448, "227 KB of shared memory of a blo
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kEvenReady = 1,   // warpgroup 0 to 1: the even block's probabilities and reference
-  kOddReady = 2,    // warpgroup 1 to 0: the odd block's
-  kTotalsReady = 3,  // both, once per tile
-  kScoresRead = 4,  // warpgroup 0: no warp reads the RoPE panel any more
+  kEvenReady = 1,     // warpgroup 0 to 1: the even block's probabilities and reference
+  kOddReady = 2,      // warpgroup 1 to 0: the odd block's
+  kTotalsReady = 3,   // both, once per tile
+  kScoresRead = 4,    // warpgroup 0: no warp reads the RoPE panel any more
+  kScoresIssued = 5,  // warpgroup 0 to 1: the even block's score products are under way
 };
 
 }  // namespace dsa_ops::sparse_mla::pairs

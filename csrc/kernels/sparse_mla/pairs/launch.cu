@@ -1,0 +1,48 @@
+#include <algorithm>
+
+#include "kernels/sparse_mla/pairs/kernel.cuh"
+#include "kernels/sparse_mla/pairs/launch.h"
+
+namespace dsa_ops::sparse_mla::pairs {
+
+namespace {
+
+// The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
+// memory.
+template <int kHeadDim>
+Status launch_kernel(KernelArgs const& args, int num_sms, char const* op, cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage);
+  int64_t const tiles = args.num_rows * args.head_tiles;
+  if (tiles > INT32_MAX) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: num_rows must be at most %d for these heads, got %lld", op,
+                       INT32_MAX / args.head_tiles, static_cast<long long>(args.num_rows));
+  }
+  if (Status status = allow_shared_memory<sparse_mla_pairs_kernel<kHeadDim>>(kBytes, op);
+      !status.ok()) {
+    return status;
+  }
+  auto const blocks = static_cast<unsigned>(std::min<int64_t>(tiles, num_sms));
+  sparse_mla_pairs_kernel<kHeadDim><<<blocks, kThreads, kBytes, stream>>>(args);
+  return cuda_status(cudaGetLastError(), op);
+}
+
+}  // namespace
+
+Status launch(KernelArgs const& args, int32_t head_dim, int num_sms, char const* op,
+              cudaStream_t stream) {
+  return head_dim == 576 ? launch_kernel<576>(args, num_sms, op, stream)
+                         : launch_kernel<512>(args, num_sms, op, stream);
+}
+
+std::array<KernelEntry, 2> kernels() {
+  return {
+      {{{"sparse_mla_pairs_kernel", "sparse_mla_prefill", "64 heads of one row, 576-dim bf16 rows",
+         kThreads, sizeof(SharedStorage), kLaunchRegisters},
+        reinterpret_cast<void const*>(&sparse_mla_pairs_kernel<576>)},
+       {{"sparse_mla_pairs_kernel", "sparse_mla_prefill", "64 heads of one row, 512-dim bf16 rows",
+         kThreads, sizeof(SharedStorage), kLaunchRegisters},
+        reinterpret_cast<void const*>(&sparse_mla_pairs_kernel<512>)}}};
+}
+
+}  // namespace dsa_ops::sparse_mla::pairs
