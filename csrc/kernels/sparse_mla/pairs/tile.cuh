@@ -32,11 +32,11 @@ struct Tile {
   // Of partial results.
   __device__ __forceinline__ int64_t part(KernelArgs const& args, TileRow const& at) const;
 
- private:
   __device__ __forceinline__ static int list_length(KernelArgs const& args, int64_t row) {
     return args.topk_lens ? min(args.top_k, max(__ldg(args.topk_lens + row), 0)) : args.top_k;
   }
 
+ private:
   __device__ __forceinline__ void of_pack(KernelArgs const& args, PackTile const& tile) {
     packed = tile.row < 0;
     row = packed ? int64_t{~tile.row} * args.pack_rows : tile.row;

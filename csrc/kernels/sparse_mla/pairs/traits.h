@@ -8,8 +8,8 @@
 
 namespace dsa_ops::sparse_mla::pairs {
 
-inline constexpr int kTileHeads = 64;         // the M of every wgmma
-inline constexpr int kBlockTokens = 64;       // a stage; two of them are a pair
+// The M of every wgmma is kTileHeads; a stage holds kBlockTokens, and two of them are a pair.
+static_assert(kTileHeads == 64 && kBlockTokens == 64);
 inline constexpr int kPanelBytes = 64 * 128;  // 64 rows of 64 bf16 values, 128B swizzle
 inline constexpr int kMaxPanels = 9;          // 576 dims
 inline constexpr int kHalfPanels = 4;         // output dims of one warpgroup: 256
