@@ -375,8 +375,7 @@ struct Consumer {
     for (int i = 0; i < 128; ++i) finite = fmaf(output[i], 0.f, finite);
     if (finite == 0.f) return;
     for (int64_t leaked = tile.row; leaked < tile.row + tile.rows; ++leaked) {
-      args.unions.repairs[leaked] = {static_cast<int32_t>(leaked),
-                                     Tile::list_length(args, leaked)};
+      args.unions.repairs[leaked] = {static_cast<int32_t>(leaked), Tile::list_length(args, leaked)};
     }
     *args.unions.leaked = 1;
   }

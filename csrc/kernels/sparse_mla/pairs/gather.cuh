@@ -64,8 +64,8 @@ struct Gather {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       TileRow const at(tile, row_of(i));
-      int64_t const offset = (tile.row + at.member) * args.q_row_stride +
-                             at.head * args.q_head_stride;
+      int64_t const offset =
+          (tile.row + at.member) * args.q_row_stride + at.head * args.q_head_stride;
       rows.source[i] =
           reinterpret_cast<uint8_t const*>(args.q + (at.exists ? offset : 0)) + (thread & 7) * 16;
       rows.exists |= uint32_t{at.exists} << i;
@@ -131,8 +131,7 @@ struct Gather {
     for (int i = 0; i < kRows; ++i) {
       // Bit 8 j + m: member m sees token j of the four of this warp.
       uint32_t const vote = __ballot_sync(0xFFFFFFFFu, rows.selects >> i & 1) >> (lane & 7);
-      uint32_t const four =
-          (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
+      uint32_t const four = (vote & 1) | (vote >> 7 & 2) | (vote >> 14 & 4) | (vote >> 21 & 8);
       word |= four << (4 * i);
     }
     if (lane < kMaxPackRows) shared.valid[stage][lane][thread >> 5] = static_cast<uint16_t>(word);

@@ -1,5 +1,5 @@
-// Sparse MLA over bf16 values: 64 heads of one row a tile, or the rows of a pack, tokens in pairs of
-// blocks.
+// Sparse MLA over bf16 values: 64 heads of one row a tile, or the rows of a pack, tokens in pairs
+// of blocks.
 #pragma once
 #include "kernels/sparse_mla/pairs/consumer.cuh"
 

@@ -15,10 +15,9 @@ Status launch_kernel(KernelArgs const& args, int num_sms, char const* op, cudaSt
   int64_t const rows = (args.num_rows + args.pack_rows - 1) / args.pack_rows * args.pack_rows;
   int64_t const tiles = rows * args.head_tiles * args.num_splits;
   if (tiles > INT32_MAX) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: num_rows must be at most %d for these heads, got %lld", op,
-                       INT32_MAX / (args.head_tiles * args.num_splits),
-                       static_cast<long long>(args.num_rows));
+    return make_status(
+        StatusCode::kInvalidArgument, "%s: num_rows must be at most %d for these heads, got %lld",
+        op, INT32_MAX / (args.head_tiles * args.num_splits), static_cast<long long>(args.num_rows));
   }
   if (Status status = allow_shared_memory<sparse_mla_pairs_kernel<Source>>(kBytes, op);
       !status.ok()) {

@@ -9,11 +9,11 @@ namespace dsa_ops::sparse_mla::pairs {
 struct TileRow;
 
 struct Tile {
-  int64_t row;     // of a pack the first
-  int rows;        // of a pack; 1 without a pack
+  int64_t row;  // of a pack the first
+  int rows;     // of a pack; 1 without a pack
   bool packed;
   int first_head;
-  int heads;       // of every row, that exist
+  int heads;  // of every row, that exist
   int split;
   int32_t const* entries;
   uint8_t const* members;  // of a union's entries, else null
