@@ -26,8 +26,7 @@ struct Gather {
   SharedStorage& shared;
   KernelArgs const& args;
   int const thread;
-  uint64_t const policy;        // of the L2
-  uint64_t* landing = nullptr;  // barrier of the half that was copied last, until announced
+  uint64_t const policy;  // of the L2
 
   // Rows that a thread copies; bit i of `exists` says whether row i is more than zeros.
   struct Rows {
@@ -52,26 +51,11 @@ struct Gather {
     }
   }
 
-  // Says that copies of the half before have landed, all but those of the kPending newest groups.
-  // The copies are of the generic proxy, their readers (wgmma) of the async one: each thread fences
-  // its own here, which costs the readers nothing.
-  template <int kPending>
-  __device__ __forceinline__ void announce() {
-    if (landing == nullptr) return;
-    ptx::cp_async_wait_group<kPending>();
-    ptx::fence_proxy_async();
-    __syncwarp();
-    if ((thread & 31) == 0) ptx::mbarrier_arrive(landing);
-    landing = nullptr;
-  }
-
   template <int kHalf>
   __device__ __forceinline__ void copy_half(uint8_t (*panels)[kPanelBytes], Rows const& rows,
-                                            uint64_t* full) {
+                                            uint64_t* full) const {
     copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(panels, rows);
-    ptx::cp_async_commit();
-    announce<1>();
-    landing = full;
+    ptx::cp_async_mbarrier_arrive_noinc(full);
   }
 
   __device__ __forceinline__ Rows query_rows(Tile const& tile) const {
@@ -139,8 +123,7 @@ struct Gather {
     return rows;
   }
 
-  // A row of the pack for each of the first eight lanes: the tokens that it sees. Announced with
-  // the right half.
+  // A row of the pack for each of the first eight lanes: the tokens that it sees.
   __device__ __forceinline__ void publish_valid(int stage, Rows const& rows) const {
     int const lane = thread & 31;
     uint32_t word = 0;
@@ -152,6 +135,8 @@ struct Gather {
       word |= four << (4 * i);
     }
     if (lane < kMaxPackRows) shared.valid[stage][lane][thread >> 5] = static_cast<uint16_t>(word);
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&shared.kv_full[stage][kRight]);
   }
 
   __device__ void run() {
@@ -190,7 +175,6 @@ struct Gather {
         ptx::mbarrier_wait(&shared.kv_empty[1][kRight], phase ^ 1);
         publish_valid(1, odd);
         copy_half<kRight>(shared.kv[1], odd, &shared.kv_full[1][kRight]);
-        announce<0>();
         phase ^= 1;
       }
       index = next_tile(args, index + gridDim.x, tiles);

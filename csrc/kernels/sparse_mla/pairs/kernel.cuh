@@ -16,9 +16,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const thread = threadIdx.x & 127;
   if (threadIdx.x == 0) {
     for (int half = 0; half < 2; ++half) {
-      ptx::mbarrier_init(&shared.query_full[half], kProducerThreads / 32);
+      ptx::mbarrier_init(&shared.query_full[half], kProducerThreads);
       for (int stage = 0; stage < 2; ++stage) {
-        ptx::mbarrier_init(&shared.kv_full[stage][half], kProducerThreads / 32);
+        ptx::mbarrier_init(&shared.kv_full[stage][half],
+                           kProducerThreads + (half == kRight ? kProducerThreads / 32 : 0));
         ptx::mbarrier_init(&shared.kv_empty[stage][half], 4);
       }
     }

@@ -54,9 +54,9 @@ struct alignas(1024) SharedStorage {
   float maximum[2][2][kTileHeads];
   // Bit i * 4 + j of word w: the row of the pack sees token i * 16 + w * 4 + j of the block.
   uint16_t valid[2][kMaxPackRows][4];
-  uint64_t query_full[2];   // 4 arrivals: one lane per producer warp, its copies landed and fenced
+  uint64_t query_full[2];   // 128 arrivals: every producer thread's copies
   uint64_t query_empty;     // 8: one lane per consumer warp
-  uint64_t kv_full[2][2];   // 4; words of valid with the right half
+  uint64_t kv_full[2][2];   // 128, and 4 more for the words of valid with the right half
   uint64_t kv_empty[2][2];  // 4: one lane per warp of the warpgroup that reads the half last
 
   // The even block's probabilities lie where its RoPE panel was: its last reader is the score
