@@ -1,0 +1,122 @@
+// The gates of the rows, from the logits of a sample of their keys.
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "device/ptx/grid.cuh"
+#include "kernels/topk/bins.cuh"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/fused/sample.cuh"
+#include "kernels/topk/fused/args.h"
+#include "kernels/topk/fused/work.cuh"
+#include "kernels/topk/keys.cuh"
+
+namespace dsa_ops::topk_sm90::fused {
+
+inline constexpr int kGateThreads = kSearchThreads;
+
+struct GateStorage {
+  BinStorage bins;
+  WorkStorage<kGateThreads> work;
+  int32_t low_end;
+};
+
+// The sample of a row.
+struct RowSample {
+  float const* logits;
+  int32_t first;  // its place in the sample of all keys
+  int32_t count;
+};
+
+// How many of a sample to expect, and not to fall short of, where the keys have `keys`.
+__device__ __forceinline__ float sample_rank(float keys, float density, float share_of_row) {
+  float const expected = keys * density;
+  return expected + 4.5f * sqrtf(expected * (1.0f - share_of_row)) + 3.0f;
+}
+
+// Behind the rank-th sample, in order, whose key is `tie`; the row's end if there is none.
+__device__ __forceinline__ int32_t behind_tie(GateStorage& shared, RowSample const& sample,
+                                              uint32_t tie, uint32_t rank, int32_t row_end) {
+  int32_t const own = (sample.count + kGateThreads - 1) / kGateThreads;
+  int32_t const begin = min(static_cast<int32_t>(threadIdx.x) * own, sample.count);
+  int32_t const end = min(begin + own, sample.count);
+  uint32_t counts[1] = {0};
+  for (int32_t i = begin; i < end; ++i) counts[0] += key_of(sample.logits[i]) == tie ? 1 : 0;
+  if (threadIdx.x == 0) shared.low_end = row_end;
+  BlockSums<kGateThreads, 1> const sums(shared.work.warp_sums[0], counts);
+  uint32_t seen = sums.before[0];
+  if (seen < rank && rank <= seen + counts[0]) {
+    for (int32_t i = begin; seen < rank; ++i) {
+      if (key_of(sample.logits[i]) != tie) continue;
+      if (++seen == rank) shared.low_end = min((sample.first + i) * kSampleStride + 1, row_end);
+    }
+  }
+  __syncthreads();
+  return shared.low_end;
+}
+
+// The gate is the rank-th best sample, or up to a quarter of the rank below it. Where a crowd of
+// equal samples lies there, keys pass from just above it on, and those of the crowd only as far as
+// it takes to find top_k: of equal logits the lower positions win.
+__device__ __forceinline__ RowGate find_gate(GateStorage& shared, RowSample const& sample,
+                                             int32_t row_end, int32_t length, int32_t top_k) {
+  float const density = __fdividef(static_cast<float>(sample.count), length);
+  float const taken = __fdividef(static_cast<float>(top_k), length);
+  uint32_t const rank = static_cast<uint32_t>(sample_rank(top_k, density, taken));
+  uint32_t const samples = static_cast<uint32_t>(sample.count);
+  // No gate lets NaN pass, and none -inf, which is equal to it.
+  float const lowest = logit_of(kWorstKey + 1);
+  if (rank >= samples) return RowGate{lowest, lowest, 0, kBestKey};
+  float const expected = top_k * density;
+  uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * sqrtf(expected), 1.0f));
+  auto const visit = [&](auto const& count) {
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < samples; i += kGateThreads) count(key_of(sample.logits[i]));
+  };
+  auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
+  Bin const bin = narrow<kGateThreads>(
+      shared.bins, Bin{0, 32, rank, samples}, high_rank, visit,
+      [&](Bin const& bin) { return bin.shift < 32 && passing(bin) <= rank + rank / 4; });
+  uint32_t const best = shared.bins.high.bin << (32 - kBinsLog2) | ~0u >> kBinsLog2;
+  if (bin.low <= kWorstKey) return RowGate{lowest, lowest, 0, best};
+  float const low = logit_of(bin.low);
+  if (passing(bin) <= rank + rank / 4) return RowGate{low, low, 0, best};
+  float const greater = rank - bin.rank;  // samples
+  float const surely_greater = fmaxf(greater - 4.5f * sqrtf(greater) - 3.0f, 0.0f) / density;
+  float const wanted = top_k - surely_greater;
+  float const high = logit_of(bin.low + 1);
+  if (wanted <= 0.0f) return RowGate{high, high, 0, best};
+  uint32_t const ties = static_cast<uint32_t>(sample_rank(wanted, density, 0.0f));
+  return RowGate{low, high, behind_tie(shared, sample, bin.low, ties, row_end), best};
+}
+
+// A block shares out a scan, the first ones, or finds the gate of a row.
+__global__ void __launch_bounds__(kGateThreads, 5)
+    row_gates_kernel(__grid_constant__ GateArgs const args) {
+  __shared__ GateStorage shared;
+  ptx::wait_for_prior_kernels();
+  ptx::launch_dependent_kernels();
+  int32_t const block = blockIdx.x;
+  if (block < args.num_scans) {
+    int32_t const first = block * args.work.scan_tiles;
+    for (int32_t i = threadIdx.x; i < args.work.scan_tiles; i += kGateThreads) {
+      args.redo.rows[first + i] = 0;
+    }
+    if (block == 0 && threadIdx.x == 0) *args.redo.count = 0;
+    share_out(args.ranges, args.work, shared.work, block, args.rows_per_tile, args.top_k);
+    return;
+  }
+  int32_t const row = block - args.num_scans;
+  indexer::RowRange const range = indexer::row_range(args.ranges, row);
+  int32_t const length = range.end - range.begin;
+  RowGate gate{NAN, NAN, 0, kBestKey};
+  if (length > args.top_k) {
+    int32_t const first = samples_before(range.begin);
+    RowSample const sample{args.samples + row * args.samples_row_stride + first, first,
+                           samples_before(range.end) - first};
+    gate = find_gate(shared, sample, range.end, length, args.top_k);
+  }
+  if (threadIdx.x == 0) args.gates[row] = gate;
+}
+
+}  // namespace dsa_ops::topk_sm90::fused

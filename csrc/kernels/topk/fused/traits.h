@@ -1,0 +1,46 @@
+// What the kernels of the fused selection share: a row's gate, its lists, the work of a scan.
+#pragma once
+#include <cstdint>
+
+#include "kernels/indexer/traits.h"
+#include "kernels/topk/candidates.h"
+
+namespace dsa_ops::topk_sm90::fused {
+
+// Every so many keys are in the sample. A prime, as data may have a period.
+inline constexpr int kSampleStride = 61;
+
+// Lists of a row: one per math warp and lane that holds a logit of the row. A slot is the lanes'
+// candidates side by side.
+inline constexpr int kListLanes = 16;
+inline constexpr int kRowLists = indexer::kMathWarps * kListLanes;
+inline constexpr int kSlotBytes = kListLanes * static_cast<int>(sizeof(Candidate));
+// A row tile is cut in two parts at most; they fill its lists from either end.
+inline constexpr int kParts = 2;
+
+// The selection of a row's candidates: their keys are held in registers.
+inline constexpr int kSelectThreads = 512;
+inline constexpr int kMaxCandidates = 7168;
+
+// Blocks that score a row tile again together.
+inline constexpr int kRescoreCluster = 8;
+
+// Rows of one tile of queries.
+constexpr int tile_rows(int heads) { return indexer::kRaggedColumns / heads; }
+
+// Logits from `low` on pass at keys before low_end, and from `high` on after. NaN: none passes.
+struct alignas(16) RowGate {
+  float low;
+  float high;
+  int32_t low_end;
+  uint32_t best;  // a key (keys.cuh) that few of the row's logits exceed
+};
+
+// How the row tiles of a scan, laid end to end by the key tiles each has to score, are shared out:
+// block b takes `share` of them from b * share on.
+struct ScanWork {
+  int32_t total;
+  int32_t share;
+};
+
+}  // namespace dsa_ops::topk_sm90::fused
