@@ -1,16 +1,21 @@
 // A fused call: for each group of rows a sample, gates, scans with their selections, and what those
 // leave over. See README.md.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/indexer/plan.h"
 #include "kernels/indexer/tensor_map.h"
+#include "kernels/topk/fused/debug.h"
 #include "kernels/topk/fused/launcher.h"
 
-namespace dsa_ops::topk_sm90::fused {
+namespace dsa_ops {
+namespace topk_sm90::fused {
 namespace {
 
 constexpr char kOp[] = "indexer_topk";
+std::atomic<int32_t> list_limit{0};
 constexpr int32_t kMaxWindowWords = 4096;  // longer rows are ordered a window at a time
 
 class Call {
@@ -195,7 +200,35 @@ class Call {
 
 Status fused_topk(IndexerTopkParams const& params, FusedPlan const& plan,
                   cudaStream_t stream) noexcept {
-  return Call(params, plan, stream).run();
+  FusedPlan limited = plan;
+  if (int32_t const limit = list_limit.load(); limit > 0) {
+    limited.list_capacity = std::min(limit, plan.list_capacity);
+  }
+  return Call(params, limited, stream).run();
 }
 
-}  // namespace dsa_ops::topk_sm90::fused
+}  // namespace topk_sm90::fused
+
+inline namespace v0 {
+namespace detail {
+
+void limit_candidate_lists(int32_t candidates) noexcept {
+  topk_sm90::fused::list_limit.store(candidates);
+}
+
+}  // namespace detail
+}  // namespace v0
+
+KernelList fused_topk_kernels() {
+  static std::vector<KernelEntry> const kEntries = [] {
+    std::vector<KernelEntry> entries;
+    for (KernelList const list :
+         {topk_sm90::fused::scan_kernels(), topk_sm90::fused::selection_kernels()}) {
+      entries.insert(entries.end(), list.entries, list.entries + list.count);
+    }
+    return entries;
+  }();
+  return KernelList{kEntries.data(), static_cast<int>(kEntries.size())};
+}
+
+}  // namespace dsa_ops

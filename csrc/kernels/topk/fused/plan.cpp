@@ -90,6 +90,9 @@ FusedPlan plan_fused(int64_t num_rows, int64_t num_keys, int32_t num_heads, int3
       static_cast<int32_t>(std::min(rest / (scan_rows * kListBytes), kMaxCapacity));
   plan.rescore_clusters = static_cast<int32_t>(
       std::min<int64_t>(num_sms / kRescoreCluster, rest / (tile * plan.logits_stride * 4)));
+  plan.workspace_bytes =
+      plan.lists + std::max({scan_rows * kListBytes * plan.list_capacity, group * sample_stride * 4,
+                             plan.rescore_clusters * tile * plan.logits_stride * 4});
   return plan;
 }
 

@@ -17,6 +17,7 @@ struct FusedPlan {
   // Bytes from the start of the workspace. Lists, the sample's logits and those of rows scored
   // again take turns.
   int64_t gates, work, tile_begins, first_tiles, redo_count, redo_tiles, redo_rows, counts, lists;
+  int64_t workspace_bytes;
 };
 
 // `num_sms`: that a scan may occupy.
