@@ -1,5 +1,5 @@
-"""The fused indexer and top-k: the indices of the two ops alone, on random and adversarial keys, with
-lists as planned and with lists so short that rows overflow them and are scored again."""
+"""The fused indexer and top-k: the indices of the two ops alone, on random and adversarial keys,
+with lists as planned and with lists so short that rows overflow them and are scored again."""
 
 from __future__ import annotations
 
@@ -52,8 +52,7 @@ def scored(num_rows: int, num_keys: int, num_heads: int = 64) -> list[Tensor]:
 
 
 def assert_fused_equals_unfused(arguments: list[Tensor], top_k: int, **options: Tensor) -> None:
-    num_rows, num_keys = arguments[0].shape[0], arguments[1].shape[0]
-    fused = poisoned(num_rows, top_k, dtype=torch.int32)
+    fused = poisoned(arguments[0].shape[0], top_k, dtype=torch.int32)
     dsa_ops.indexer_topk(*arguments, top_k, out=fused, **options)
     logits = dsa_ops.indexer_logits(*arguments)
     starts, ends = arguments[4:]
@@ -62,18 +61,22 @@ def assert_fused_equals_unfused(arguments: list[Tensor], top_k: int, **options: 
 
 @pytest.mark.parametrize("candidates", LISTS)
 @pytest.mark.parametrize(
-    ("num_rows", "num_keys", "top_k"),
+    ("num_rows", "num_keys", "num_heads", "top_k"),
     [
-        (1030, 70_001, 2048),
-        (600, 140_001, 1),
-        (2111, 65_536, 777),
-        (1100, 66_000, 3000),
-        (4224, 80_000, 2048),
+        (1030, 70_001, 64, 2048),
+        (600, 140_001, 64, 1),
+        (2111, 65_536, 64, 777),
+        (1023, 66_000, 32, 2048),
+        (4222, 40_000, 64, 2048),
+        (1000, 1_000_000, 64, 512),
     ],
 )
-def test_random_rows(num_rows: int, num_keys: int, top_k: int, candidates: int) -> None:
+def test_random_rows(
+    num_rows: int, num_keys: int, num_heads: int, top_k: int, candidates: int
+) -> None:
+    """Several scans of a group of rows, and several groups."""
     with candidate_lists(candidates):
-        assert_fused_equals_unfused(scored(num_rows, num_keys), top_k)
+        assert_fused_equals_unfused(scored(num_rows, num_keys, num_heads), top_k)
 
 
 def ascending(k: Tensor, k_scale: Tensor) -> None:
@@ -104,6 +107,10 @@ def crowded(k: Tensor, k_scale: Tensor) -> None:
     k_scale[torch.arange(k_scale.shape[0]) % 32 != 0] *= 1e-6
 
 
+def one_list(k: Tensor, k_scale: Tensor) -> None:
+    k_scale[torch.arange(k_scale.shape[0]) % 128 != 5] *= 1e-6
+
+
 def not_numbers(k: Tensor, k_scale: Tensor) -> None:
     draws = torch.rand_like(k_scale)
     k_scale[draws < 0.4] = 0
@@ -122,6 +129,7 @@ ADVERSARIES = [
     last_bits,
     mostly_zero,
     crowded,
+    one_list,
     not_numbers,
     nothing_but_nan,
 ]
@@ -143,8 +151,8 @@ SAMPLE_STRIDE = 61
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("factor", [8.0, 1 / 64])
 def test_sample_that_misleads(whole: bool, factor: float) -> None:
-    """The sampled keys are all among the best or all among the worst: too few logits pass the gates,
-    or more than the lists take."""
+    """The sampled keys are all among the best or all among the worst: too few logits pass the
+    gates, or more than the lists take."""
     q, k, k_scale, weights, starts, ends = scored(1056, 66_000)
     if whole:
         starts.zero_(), ends.fill_(66_000)
@@ -177,6 +185,14 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
         shuffled[0].view(FP8), k, k_scale, shuffled[1], shuffled[2], shuffled[3], 2048
     )
     assert torch.equal(again, batch[order])
+
+
+@pytest.mark.parametrize("num_sms", [7, 8, 100])
+def test_results_do_not_depend_on_the_launch(num_sms: int) -> None:
+    arguments = scored(1056, 40_000)
+    expected = dsa_ops.indexer_topk(*arguments, 2048)
+    launched = dsa_ops.indexer_topk(*arguments, 2048, num_sms=num_sms, pdl=True)
+    assert torch.equal(launched, expected)
 
 
 def test_repeats() -> None:

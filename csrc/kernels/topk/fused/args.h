@@ -54,9 +54,9 @@ struct ScanArgs : indexer::RaggedArgs {
 };
 
 struct SelectArgs {
-  KernelArgs topk;  // of all rows of the call; `capacity` of the list in shared memory
+  KernelArgs topk;  // of all rows of the call
   RowGate const* gates;
-  uint8_t const* lists;
+  Candidate const* lists;
   uint16_t const* counts;
   RedoArgs redo;
   int32_t first_row;       // of the scan, in the call

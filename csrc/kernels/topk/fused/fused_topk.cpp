@@ -16,7 +16,6 @@ namespace {
 
 constexpr char kOp[] = "indexer_topk";
 std::atomic<int32_t> list_limit{0};
-constexpr int32_t kMaxWindowWords = 4096;  // longer rows are ordered a window at a time
 
 class Call {
  public:
@@ -177,7 +176,7 @@ class Call {
     SelectArgs select{};
     select.topk = topk_;
     select.gates = args.gates;
-    select.lists = args.lists;
+    select.lists = at<Candidate>(plan_.lists);
     select.counts = args.counts;
     select.redo = redo();
     select.first_row = first + begin;

@@ -69,9 +69,21 @@ __device__ __forceinline__ RowGate find_gate(GateStorage& shared, RowSample cons
   if (rank >= samples) return RowGate{lowest, lowest, 0, kBestKey};
   float const expected = top_k * density;
   uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * sqrtf(expected), 1.0f));
+  constexpr uint32_t kOwn = 9;  // samples that a thread holds; it reads others again
+  uint32_t keys[kOwn];
+#pragma unroll
+  for (uint32_t i = 0; i < kOwn; ++i) {
+    uint32_t const index = threadIdx.x + i * kGateThreads;
+    keys[i] = index < samples ? key_of(sample.logits[index]) : kNoKey;
+  }
   auto const visit = [&](auto const& count) {
-#pragma unroll 4
-    for (uint32_t i = threadIdx.x; i < samples; i += kGateThreads) count(key_of(sample.logits[i]));
+#pragma unroll
+    for (uint32_t i = 0; i < kOwn; ++i) {
+      if (keys[i] != kNoKey) count(keys[i]);
+    }
+    for (uint32_t i = threadIdx.x + kOwn * kGateThreads; i < samples; i += kGateThreads) {
+      count(key_of(sample.logits[i]));
+    }
   };
   auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
   Bin const bin = narrow<kGateThreads>(

@@ -11,9 +11,8 @@ namespace {
 constexpr char kOp[] = "indexer_topk";
 
 int32_t select_bytes(KernelArgs const& topk) {
-  int32_t const words = topk.window_words + topk.window_words / 32 + topk.top_k;
-  return static_cast<int32_t>(sizeof(SelectionStorage) + kMaxCandidates * sizeof(Candidate)) +
-         4 * words;
+  return static_cast<int32_t>(sizeof(SelectionStorage)) +
+         4 * (topk.window_words + topk.window_words / 32);
 }
 
 template <class Args>
