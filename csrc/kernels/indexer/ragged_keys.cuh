@@ -31,10 +31,12 @@ __device__ __forceinline__ int32_t clamp_key(int32_t key, int32_t num_keys) {
   return min(max(key, 0), num_keys);
 }
 
-// The keys that a row sees.
-__device__ __forceinline__ RowRange row_range(RaggedArgs const& args, int32_t row) {
-  return RowRange{clamp_key(__ldg(args.row_starts + row), args.num_keys),
-                  clamp_key(__ldg(args.row_ends + row), args.num_keys)};
+// The keys that a row scores, of num_keys.
+__device__ __forceinline__ RowRange row_range(RaggedArgs const& args, int32_t num_keys,
+                                              int32_t row) {
+  RowRange const range{clamp_key(__ldg(args.row_starts + row), num_keys),
+                       clamp_key(__ldg(args.row_ends + row), num_keys)};
+  return range.end - range.begin > args.unscored_length ? range : RowRange{0, 0};
 }
 
 struct FlatKeys {
@@ -47,7 +49,7 @@ struct FlatKeys {
 
   static __device__ __forceinline__ bool any(Args const&) { return true; }
   static __device__ __forceinline__ RowRange range(Args const& args, int32_t row) {
-    return row_range(args, row);
+    return row_range(args, args.num_keys, row);
   }
 
   // Loads the stages of a unit, in order; for a whole warp.
@@ -96,7 +98,7 @@ struct CachedKeys {
 
   static __device__ __forceinline__ bool any(Args const& args) { return args.num_pages > 0; }
   static __device__ __forceinline__ RowRange range(Args const& args, int32_t row) {
-    return row_range(args, row);
+    return row_range(args, args.num_keys, row);
   }
   static __device__ __forceinline__ bool present(Args const& args, int32_t page) {
     return page >= 0 && page < args.num_pages;

@@ -123,7 +123,7 @@ Status chunked_topk(IndexerTopkParams const& p, int64_t rows_per_request, cudaSt
         score.num_rows = chunk.rows;
         score.clean = false;
         score.pdl = scoring.pdl || chunk.first > 0;
-        Status const scored = indexer_logits(score, stream);
+        Status const scored = indexer::score_rows(score, p.selection.top_k, stream, "indexer_topk");
         if (!scored.ok()) return scored;
 
         TopkParams select = select_chunk(p.selection, chunk, logits, scoring.num_keys);

@@ -26,7 +26,6 @@ struct RedoArgs {
 // num_keys, and the columns of the logits, are those of the sample.
 struct SampleArgs : indexer::RaggedArgs {
   int32_t row_keys;  // that the rows' ranges are of
-  int32_t top_k;
 };
 
 struct GateArgs {
@@ -50,7 +49,6 @@ struct ScanArgs : indexer::RaggedArgs {
   uint8_t* lists;    // [num_rows][math warp][capacity][16 lanes], candidates with positions as keys
   uint16_t* counts;  // [num_rows][part][list]
   int32_t capacity;  // of a list
-  int32_t top_k;
 };
 
 struct SelectArgs {

@@ -54,13 +54,11 @@ class Call {
     args.pages_per_request = selection.pages_per_request;
     args.row_to_request = selection.row_to_request;
     args.rows_per_request = static_cast<int32_t>(
-        selection.num_requests > 0
-            ? std::max<int64_t>(scoring.num_rows / selection.num_requests, 1)
-            : 1);
+        selection.num_requests > 0 ? std::max<int64_t>(scoring.num_rows / selection.num_requests, 1)
+                                   : 1);
     args.num_columns = static_cast<int32_t>(scoring.num_keys);
     args.top_k = selection.top_k;
-    args.window_words =
-        std::min((args.num_columns + 1023) / 1024 * 32, kMaxWindowWords);
+    args.window_words = std::min((args.num_columns + 1023) / 1024 * 32, kMaxWindowWords);
     return args;
   }
 
@@ -88,6 +86,7 @@ class Call {
     args->logits_row_stride = plan_.logits_stride;
     args->num_rows = rows;
     args->num_keys = static_cast<int32_t>(scoring_.num_keys);
+    args->unscored_length = topk_.top_k;
     indexer::TensorMapDim const queries[] = {
         {indexer::kHeadDim, 0, indexer::kHeadDim},
         {scoring_.num_heads, scoring_.q_head_stride, scoring_.num_heads},
@@ -131,7 +130,6 @@ class Call {
     args.logits_row_stride = plan_.sample_stride;
     args.num_keys = plan_.samples;
     args.row_keys = static_cast<int32_t>(scoring_.num_keys);
-    args.top_k = topk_.top_k;
     indexer::RaggedPlan const shares =
         indexer::plan_ragged(rows, plan_.samples, scoring_.num_heads, plan_.grid);
     args.row_tiles = shares.row_tiles;
@@ -169,7 +167,6 @@ class Call {
     args.lists = at<uint8_t>(plan_.lists);
     args.counts = at<uint16_t>(plan_.counts);
     args.capacity = plan_.list_capacity;
-    args.top_k = topk_.top_k;
     status = launch_scan(args, scoring_.num_heads, plan_.grid, stream_, kOp);
     if (!status.ok()) return status;
 

@@ -6,8 +6,8 @@
 #include "device/ptx/grid.cuh"
 #include "kernels/topk/bins.cuh"
 #include "kernels/topk/block_scan.cuh"
-#include "kernels/topk/fused/sample.cuh"
 #include "kernels/topk/fused/args.h"
+#include "kernels/topk/fused/sample.cuh"
 #include "kernels/topk/fused/work.cuh"
 #include "kernels/topk/keys.cuh"
 
@@ -115,14 +115,14 @@ __global__ void __launch_bounds__(kGateThreads, 5)
       args.redo.rows[first + i] = 0;
     }
     if (block == 0 && threadIdx.x == 0) *args.redo.count = 0;
-    share_out(args.ranges, args.work, shared.work, block, args.rows_per_tile, args.top_k);
+    share_out(args.ranges, args.work, shared.work, block, args.rows_per_tile);
     return;
   }
   int32_t const row = block - args.num_scans;
-  indexer::RowRange const range = indexer::row_range(args.ranges, row);
+  indexer::RowRange const range = indexer::FlatKeys::range(args.ranges, row);
   int32_t const length = range.end - range.begin;
   RowGate gate{NAN, NAN, 0, kBestKey};
-  if (length > args.top_k) {
+  if (length > 0) {
     int32_t const first = samples_before(range.begin);
     RowSample const sample{args.samples + row * args.samples_row_stride + first, first,
                            samples_before(range.end) - first};

@@ -70,11 +70,10 @@ class Rescore {
       });
     }
     ptx::mbarrier_wait(&shared_.query_full, tile_phase_);
-    uint64_t const query_tile = indexer::uniform_descriptor(
-        k_major_descriptor(ptx::shared_address(shared_.queries)));
+    uint64_t const query_tile =
+        indexer::uniform_descriptor(k_major_descriptor(ptx::shared_address(shared_.queries)));
     uint64_t const first_keys = k_major_descriptor(
-        ptx::shared_address(shared_.keys) +
-        warp / 4 * indexer::kWarpgroupKeys * indexer::kHeadDim);
+        ptx::shared_address(shared_.keys) + warp / 4 * indexer::kWarpgroupKeys * indexer::kHeadDim);
     int32_t n = scan_begin + begin * indexer::kStageKeys + indexer::key_of_lane(warp, lane);
     float* const row_logits = logits + indexer::query_of_lane(lane) * args_.logits_row_stride;
 #pragma unroll 1
@@ -144,8 +143,7 @@ __global__ void __cluster_dims__(kRescoreCluster) __launch_bounds__(kRescoreThre
   if (cluster >= count) return;
 
   Rescore<Tile> rescore(args, shared);
-  float* const logits =
-      args.logits + int64_t{cluster} * Tile::kQueries * args.logits_row_stride;
+  float* const logits = args.logits + int64_t{cluster} * Tile::kQueries * args.logits_row_stride;
   for (int32_t i = cluster; i < count; i += clusters) {
     int32_t const tile = args.redo.tiles[i];
     int32_t const rows = args.redo.rows[tile];
@@ -154,7 +152,7 @@ __global__ void __cluster_dims__(kRescoreCluster) __launch_bounds__(kRescoreThre
     int32_t end = 0;
     for (int32_t q = 0; q < Tile::kQueries; ++q) {
       if ((rows >> q & 1) == 0) continue;
-      indexer::RowRange const range = indexer::row_range(args, first_row + q);
+      indexer::RowRange const range = indexer::FlatKeys::range(args, first_row + q);
       begin = min(begin, range.begin);
       end = max(end, range.end);
     }

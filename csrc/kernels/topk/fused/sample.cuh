@@ -15,12 +15,10 @@ __device__ __forceinline__ int32_t samples_before(int32_t key) {
 struct SampledKeys : indexer::FlatKeys {
   using Args = SampleArgs;
 
-  // The samples of a row. A row that wins as a whole needs none.
+  // The samples of a row.
   static __device__ __forceinline__ indexer::RowRange range(Args const& args, int32_t row) {
-    int32_t const begin = indexer::clamp_key(__ldg(args.row_starts + row), args.row_keys);
-    int32_t const end = indexer::clamp_key(__ldg(args.row_ends + row), args.row_keys);
-    if (end - begin <= args.top_k) return indexer::RowRange{0, 0};
-    return indexer::RowRange{samples_before(begin), samples_before(end)};
+    indexer::RowRange const range = indexer::row_range(args, args.row_keys, row);
+    return indexer::RowRange{samples_before(range.begin), samples_before(range.end)};
   }
 
   static constexpr int32_t kAheadPerStage = kSampleStride * indexer::kStageKeys;

@@ -101,11 +101,8 @@ __device__ __forceinline__ ScanPlan plan_scan(ScanArgs const& args, int32_t firs
   plan.row = RowRange{0, 0};
   plan.gate = RowGate{NAN, NAN, 0, 0};
   if (lane < Tile::kQueries && lane < args.num_rows - first_row) {
-    RowRange const row = indexer::row_range(args, first_row + lane);
-    if (row.end - row.begin > args.top_k) {
-      plan.row = row;
-      plan.gate = args.gates[first_row + lane];
-    }
+    plan.row = FlatKeys::range(args, first_row + lane);
+    plan.gate = args.gates[first_row + lane];
   }
   bool const empty = plan.row.end <= plan.row.begin;
   int32_t const begin = __reduce_min_sync(~0u, empty ? args.num_keys : plan.row.begin);
@@ -227,9 +224,9 @@ __device__ void scan_rows(ScanArgs const& args, ScanStorage<Tile>& shared, int w
     for (int p = 0; p < kPairs; ++p) {
       int32_t const row = unit.first_row + 2 * p + lane_query;
       int32_t const slot = unit.is_rest ? args.capacity - 1 : 0;
-      places[p].at = static_cast<uint32_t>((row * kMathWarps + warp) * args.capacity + slot) *
-                         kSlotBytes +
-                     stage_key % kListLanes * static_cast<uint32_t>(sizeof(Candidate));
+      places[p].at =
+          static_cast<uint32_t>((row * kMathWarps + warp) * args.capacity + slot) * kSlotBytes +
+          stage_key % kListLanes * static_cast<uint32_t>(sizeof(Candidate));
       places[p].end = places[p].at + args.capacity * step;
       gates[p] = unit.gates[2 * p + lane_query].high;
     }

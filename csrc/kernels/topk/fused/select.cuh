@@ -22,7 +22,8 @@ struct alignas(128) SelectionStorage {
   uint32_t warp_sums[2][1][kSelectThreads / 32];
 };
 
-// A thread's share of a list. 16 threads take neighbouring lists, whose candidates lie side by side.
+// A thread's share of a list. 16 threads take neighbouring lists, whose candidates lie side by
+// side.
 struct ListPart {
   static constexpr uint32_t kThreads = kSelectThreads / kRowLists;  // of a list
 
