@@ -105,7 +105,7 @@ void select_requests(TopkParams* part, Chunk const& chunk) {
   part->num_requests = chunk.requests;
 }
 
-// Chunk by chunk. The kernels of a call overlap by programmatic dependent launch.
+// Chunk by chunk.
 Status chunked_topk(IndexerTopkParams const& p, int64_t rows_per_request, cudaStream_t stream) {
   IndexerLogitsParams const& scoring = p.scoring;
   bool const maps_by_position = p.selection.to_slots && p.selection.row_to_request == nullptr;
@@ -122,14 +122,12 @@ Status chunked_topk(IndexerTopkParams const& p, int64_t rows_per_request, cudaSt
         score.logits_row_stride = row_stride(scoring.num_keys);
         score.num_rows = chunk.rows;
         score.clean = false;
-        score.pdl = scoring.pdl || chunk.first > 0;
         Status const scored = indexer::score_rows(score, p.selection.top_k, stream, "indexer_topk");
         if (!scored.ok()) return scored;
 
         TopkParams select = select_chunk(p.selection, chunk, logits, scoring.num_keys);
         select.row_starts = score.row_starts;
         select.row_ends = score.row_ends;
-        select.pdl = true;
         if (maps_by_position) {
           select_requests(&select, chunk);
         } else if (select.row_to_request != nullptr) {

@@ -8,12 +8,13 @@
 namespace dsa_ops::topk_sm90::fused {
 namespace {
 
-constexpr int64_t kMinKeys = 1024;
+// Milliseconds fused and in chunks, 64 heads: 4096 x 16K 1.02 and 1.07, 2048 x 32K 1.01 and 1.04, 512
+// x 128K 0.90 and 1.01; but 2048 x 16K 0.60 and 0.55, 256 x 128K 0.86 and 0.50, as a row tile has
+// two blocks at most.
+constexpr int64_t kMinRows = 512;
+constexpr int64_t kMinLogits = 1 << 26;
 constexpr int64_t kMaxKeys = 1 << 20;
-constexpr int64_t kMinRows = 64;
-constexpr int32_t kMaxTopk = 2048;
 constexpr int64_t kMinCapacity = 32;
-constexpr int64_t kMaxCapacity = 160;
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kListBytes = kRowLists * static_cast<int64_t>(sizeof(Candidate));  // per slot
 constexpr int64_t kCountBytes = kParts * kRowLists * sizeof(uint16_t);
@@ -42,13 +43,13 @@ int64_t take(int64_t* end, int64_t bytes) {
 }  // namespace
 
 bool may_fuse(int64_t num_rows, int64_t num_keys) noexcept {
-  return num_rows >= kMinRows && num_keys >= kMinKeys && num_keys <= kMaxKeys;
+  return num_rows >= kMinRows && num_keys <= kMaxKeys && num_rows * num_keys >= kMinLogits;
 }
 
 FusedPlan plan_fused(int64_t num_rows, int64_t num_keys, int32_t num_heads, int32_t top_k,
                      int32_t num_sms) noexcept {
   FusedPlan plan{};
-  if (!may_fuse(num_rows, num_keys) || num_heads < 32 || top_k > kMaxTopk ||
+  if (!may_fuse(num_rows, num_keys) || num_heads < 32 || top_k > kMaxFusedTopk ||
       num_sms < kRescoreCluster) {
     return plan;
   }
@@ -87,7 +88,7 @@ FusedPlan plan_fused(int64_t num_rows, int64_t num_keys, int32_t num_heads, int3
   plan.lists = end;
   int64_t const rest = kFusedBytes - end;
   plan.list_capacity =
-      static_cast<int32_t>(std::min(rest / (scan_rows * kListBytes), kMaxCapacity));
+      static_cast<int32_t>(std::min(rest / (scan_rows * kListBytes), int64_t{kMaxListCapacity}));
   plan.rescore_clusters = static_cast<int32_t>(
       std::min<int64_t>(num_sms / kRescoreCluster, rest / (tile * plan.logits_stride * 4)));
   plan.workspace_bytes =

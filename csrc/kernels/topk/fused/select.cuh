@@ -1,9 +1,9 @@
 // The best of a row's candidates, in order, by one block.
 //
-// The lists stay where the scan left them: a pass reads all of them again, from the L1 but for the
-// first. One pass counts keys in 2,048 bins between the gate and a key that few exceed, which
-// leaves a bin of a few keys; another finds the k-th best in it; the last sets the winners' bits
-// in a bitmap of the row's positions.
+// Threads hold the candidates, four threads a list. One pass counts keys in 2,048 bins between the
+// gate and a key that few exceed, which leaves a bin of a few keys to rank; the winners set bits in
+// a bitmap of the row's positions. Where many keys equal the last that wins, they set bits in a
+// bitmap of their own, of which the first so many count.
 #pragma once
 #include <cstdint>
 
@@ -16,148 +16,241 @@
 
 namespace dsa_ops::topk_sm90::fused {
 
-// Followed by the bitmap.
+inline constexpr uint32_t kListThreads = kSelectThreads / kRowLists;
+inline constexpr uint32_t kThreadSlots = kMaxListCapacity / kListThreads;
+
+// Followed by the two bitmaps.
 struct alignas(128) SelectionStorage {
-  BinStorage bins;
+  BinStorage bins;  // then the winners' positions
+  uint64_t ranked[kRankedKeys];
+  uint64_t last_winner;
+  uint32_t num_ranked;
   uint32_t warp_sums[2][1][kSelectThreads / 32];
+  uint32_t positions[kThreadSlots][kSelectThreads];  // of the candidates, for those who hold them
 };
+static_assert(kMaxFusedTopk <= kBins, "Winners' positions lie where the bins were.");
 
-// A thread's share of a list. 16 threads take neighbouring lists, whose candidates lie side by
-// side.
-struct ListPart {
-  static constexpr uint32_t kThreads = kSelectThreads / kRowLists;  // of a list
-
-  Candidate const* slots;  // of the list, kListLanes apart
-  uint32_t first;          // candidates from the front
-  uint32_t number;         // and from the back
-  uint32_t last_slot;
-
-  __device__ ListPart(SelectArgs const& args, int32_t scan_row) {
+// Of a thread: its share of a list. 16 threads take neighbouring lists, whose candidates lie side
+// by side.
+class ThreadCandidates {
+ public:
+  __device__ __forceinline__ ThreadCandidates(SelectionStorage& shared, SelectArgs const& args,
+                                              int32_t scan_row)
+      : shared_(shared) {
     uint32_t const list = threadIdx.x % kRowLists;
     uint16_t const* const counts = args.counts + int64_t{scan_row} * kParts * kRowLists + list;
-    first = counts[0];
-    number = first + counts[kRowLists];
-    last_slot = args.list_capacity - 1;
-    slots = args.lists +
-            (int64_t{scan_row} * indexer::kMathWarps + list / kListLanes) * args.list_capacity *
-                kListLanes +
-            list % kListLanes;
+    uint32_t const first = counts[0];
+    number_ = first + counts[kRowLists];
+    longest_ = __reduce_max_sync(kAllLanes, number_);
+    int32_t const last_slot = args.list_capacity - 1;
+    Candidate const* const slots = args.lists +
+                                   (int64_t{scan_row} * indexer::kMathWarps + list / kListLanes) *
+                                       args.list_capacity * kListLanes +
+                                   list % kListLanes;
+    // All loads are in flight before the first is waited for.
+    uint2 loaded[kThreadSlots];
+    for_each_batch([&](uint32_t i) {
+      uint32_t const index = threadIdx.x / kRowLists + i * kListThreads;
+      uint32_t const slot = index < first ? index : last_slot - (index - first);
+      if (index < number_) {
+        loaded[i] = __ldcs(reinterpret_cast<uint2 const*>(slots + slot * kListLanes));
+      }
+    });
+    for_each_batch([&](uint32_t i) {
+      uint32_t const index = threadIdx.x / kRowLists + i * kListThreads;
+      keys_[i] = index < number_ ? key_of(__uint_as_float(loaded[i].x)) : kNoKey;
+      shared.positions[i][threadIdx.x] = loaded[i].y;
+    });
   }
-  __device__ __forceinline__ uint32_t total_share() const {
-    return threadIdx.x < kRowLists ? number : 0;
+  // Of this thread's list; of one thread of a list, and 0 for the others.
+  __device__ __forceinline__ uint32_t number() const {
+    return threadIdx.x < kRowLists ? number_ : 0;
   }
-  // Of the whole list; a list that is just full might have lost some.
-  __device__ __forceinline__ bool overflows() const { return number > last_slot; }
+  // A list that is just full might have lost some.
+  __device__ __forceinline__ bool overflows(int32_t capacity) const {
+    return number_ >= static_cast<uint32_t>(capacity);
+  }
 
-  // Calls take(key, candidate) for this thread's candidates.
+  __device__ __forceinline__ uint32_t position(uint32_t slot) const {
+    return shared_.positions[slot][threadIdx.x];
+  }
+
+  // Calls take(key, slot) for each.
   template <class Take>
   __device__ __forceinline__ void visit(Take const& take) const {
-    constexpr uint32_t kBatch = 4;
-#pragma unroll 1
-    for (uint32_t begin = threadIdx.x / kRowLists; begin < number; begin += kBatch * kThreads) {
-      uint32_t bits[kBatch];
-      Candidate const* at[kBatch];
+    for_each_batch([&](uint32_t i) {
+      if (keys_[i] != kNoKey) take(keys_[i], i);
+    });
+  }
+
+ private:
+  static constexpr uint32_t kBatch = 4;
+  static_assert(kThreadSlots % kBatch == 0 && kMaxListCapacity % kListThreads == 0);
+
+  // Calls body(slot) for slots that a thread of the warp has a candidate for.
+  template <class Body>
+  __device__ __forceinline__ void for_each_batch(Body const& body) const {
 #pragma unroll
-      for (uint32_t i = 0; i < kBatch; ++i) {
-        uint32_t const index = begin + i * kThreads;
-        uint32_t const slot = index < first ? index : last_slot - (index - first);
-        at[i] = slots + slot * kListLanes;
-        bits[i] = 0;
-        if (index < number) bits[i] = at[i]->bits;
-      }
+    for (uint32_t first = 0; first < kThreadSlots; first += kBatch) {
+      if (first * kListThreads >= longest_) continue;  // the same in the whole warp
 #pragma unroll
-      for (uint32_t i = 0; i < kBatch; ++i) {
-        if (begin + i * kThreads < number) take(key_of(__uint_as_float(bits[i])), *at[i]);
-      }
+      for (uint32_t i = first; i < first + kBatch; ++i) body(i);
     }
   }
+
+  SelectionStorage& shared_;
+  uint32_t keys_[kThreadSlots];
+  uint32_t number_;
+  uint32_t longest_;  // of the warp's lists
 };
 
-// The bin of the k-th best candidate: all of its keys win, or it is one key.
-__device__ __forceinline__ Bin find_kth(BinStorage& bins, ListPart const& part, uint32_t low,
-                                        uint32_t best, uint32_t top_k) {
-  int const shift = max(32 - __clz(best - low) - kBinsLog2, 0);
-  part.visit([&](uint32_t key, Candidate const&) {
-    atomicAdd(&bins.bins[min((key - low) >> shift, kBins - 1u)], 1u);
+// Which candidates win: keys from first_greater on, keys from `threshold` on before tie_end, and
+// the first `ties` keys that are the threshold.
+struct Winners {
+  uint32_t first_greater;
+  uint32_t threshold;
+  uint32_t tie_end;
+  uint32_t ties;
+};
+
+// The rank-th best of up to kRankedKeys candidates for which inside(key) holds: greater keys first,
+// then lower positions.
+template <class Inside>
+__device__ __forceinline__ Winners rank_inside(SelectionStorage& shared,
+                                               ThreadCandidates const& candidates, uint32_t rank,
+                                               uint32_t count, Inside const& inside) {
+  candidates.visit([&](uint32_t key, uint32_t slot) {
+    if (!inside(key)) return;
+    uint32_t const position = candidates.position(slot);
+    shared.ranked[atomicAdd(&shared.num_ranked, 1u)] = static_cast<uint64_t>(key) << 32 | ~position;
   });
   __syncthreads();
-  if (threadIdx.x < kSearchThreads) find_places(bins, top_k, 0);
+  if (threadIdx.x < count) {
+    uint64_t const own = shared.ranked[threadIdx.x];
+    uint32_t better = 0;
+#pragma unroll 1
+    for (uint32_t i = 0; i < count; ++i) better += shared.ranked[i] > own ? 1 : 0;
+    if (better + 1 == rank) shared.last_winner = own;
+  }
   __syncthreads();
-  Place const place = bins.low;
-  Bin bin{low + (place.bin << shift), shift, place.rank, place.inside};
-  if (place.bin == kBins - 1) bin.shift = 32 - __clz(~bin.low);  // no end above
-  return narrow<kSelectThreads>(
-      bins, bin, 0,
-      [&](auto const& count) { part.visit([&](uint32_t key, Candidate const&) { count(key); }); },
-      [](Bin const& bin) { return bin.rank == bin.inside; });
+  uint32_t const key = static_cast<uint32_t>(shared.last_winner >> 32);
+  return Winners{key + 1, key, ~static_cast<uint32_t>(shared.last_winner) + 1, 0};
 }
 
-// The rule for the row's winners. Keys equal to the k-th best are told apart by position.
-__device__ __forceinline__ WinnerRule rule_of(BinStorage& bins, ListPart const& part,
-                                              Bin const& kth, RowRange const& range) {
-  WinnerRule rule{kth.low, kth.low, 0};
-  if (kth.rank == kth.inside) return rule;
-  uint32_t const last = range.start + range.length - 1;
+// Among candidates from `low` on, at least top_k. The bins are clear.
+__device__ __forceinline__ Winners find_winners(SelectionStorage& shared,
+                                                ThreadCandidates const& candidates, uint32_t low,
+                                                uint32_t best, uint32_t top_k) {
+  int const shift = max(32 - __clz(best - low) - kBinsLog2, 0);
+  auto const bin_of = [&](uint32_t key) { return min((key - low) >> shift, kBins - 1u); };
+  candidates.visit([&](uint32_t key, uint32_t) {
+    if (key >= low) atomicAdd(&shared.bins.bins[bin_of(key)], 1u);
+  });
+  __syncthreads();
+  if (threadIdx.x < kSearchThreads) find_places(shared.bins, top_k, 0);
+  __syncthreads();
+  Place const place = shared.bins.low;
+  uint32_t const bin_low = low + (place.bin << shift);
+  if (place.rank == place.inside) return Winners{bin_low, bin_low, 0, 0};
+  if (place.inside <= kRankedKeys) {
+    return rank_inside(shared, candidates, place.rank, place.inside,
+                       [&](uint32_t key) { return key >= low && bin_of(key) == place.bin; });
+  }
+  // The last bin has no end above.
+  int const bits = place.bin == kBins - 1 ? 32 - __clz(~bin_low) : shift;
   Bin const bin = narrow<kSelectThreads>(
-      bins, Bin{0, 32 - __clz(range.length), kth.rank, 0}, 0,
-      [&](auto const& count) {  // values that descend as positions ascend
-        part.visit([&](uint32_t key, Candidate const& candidate) {
-          if (key == kth.low) count(last - candidate.position);
+      shared.bins, Bin{bin_low, bits, place.rank, place.inside}, 0,
+      [&](auto const& count) {
+        candidates.visit([&](uint32_t key, uint32_t) {
+          if (key >= bin_low) count(key);
         });
       },
-      [](Bin const&) { return false; });
-  rule.first_greater = kth.low + 1;
-  rule.tie_end = last - bin.low + 1;
-  return rule;
+      [](Bin const& bin) { return bin.rank == bin.inside; });
+  if (bin.rank == bin.inside) return Winners{bin.low, bin.low, 0, 0};
+  return Winners{bin.low + 1, bin.low, 0, bin.rank};
 }
 
-// Sets the winners' bits of a window of the bitmap, zero before, and calls emit(rank, position) in
-// order. Words are left zero.
-template <class Emit>
-__device__ __forceinline__ void emit_winners(SelectionStorage& shared, uint32_t* bitmap,
-                                             uint32_t window_words, ListPart const& part,
-                                             WinnerRule const& wins, RowRange const& range,
-                                             Emit const& emit) {
+// Winners of a crowd gate: if fewer than top_k exceed the tie, its first positions fill up.
+__device__ __forceinline__ Winners find_winners(SelectionStorage& shared,
+                                                ThreadCandidates const& candidates,
+                                                RowGate const& gate, uint32_t top_k) {
+  uint32_t low = key_of(gate.high);
+  if (gate.low_end > 0) {
+    uint32_t const tie = key_of(gate.low);
+    uint32_t greater[1] = {0};
+    candidates.visit([&](uint32_t key, uint32_t) { greater[0] += key > tie ? 1 : 0; });
+    BlockSums<kSelectThreads, 1> const sums(shared.warp_sums[1], greater);
+    if (sums.total[0] < top_k) return Winners{tie + 1, tie, 0, top_k - sums.total[0]};
+    low = tie + 1;
+  }
+  return find_winners(shared, candidates, low, max(gate.best, low + 1), top_k);
+}
+
+// The lowest `number` bits of a word.
+__device__ __forceinline__ uint32_t lowest_bits(uint32_t word, uint32_t number) {
+  uint32_t rest = word;
+  for (uint32_t i = 0; i < number && rest != 0; ++i) rest &= rest - 1;
+  return word ^ rest;
+}
+
+// Writes the winners' positions in the row in ascending order to shared memory, a window of the
+// bitmaps at a time. Bitmaps are zero; barriers of a window: the zeros; the set bits; the block's
+// sum.
+__device__ __forceinline__ void order(SelectionStorage& shared, uint32_t* bitmap, uint32_t* ties,
+                                      uint32_t window_words, ThreadCandidates const& candidates,
+                                      Winners const& wins, RowRange const& range) {
   constexpr uint32_t kWords = kMaxWindowWords / kSelectThreads;  // of a thread
   uint32_t const row_words = (static_cast<uint32_t>(range.length) + 31) / 32;
   uint32_t emitted = 0;
+  uint32_t tied = 0;
   int window = 0;
 #pragma unroll 1
   for (uint32_t first_word = 0; first_word < row_words; first_word += window_words, ++window) {
     uint32_t const num_words = min(row_words - first_word, window_words);
-    part.visit([&](uint32_t key, Candidate const& candidate) {
+    if (window > 0) __syncthreads();
+    candidates.visit([&](uint32_t key, uint32_t slot) {
       if (key < wins.threshold) return;
-      uint32_t const position = candidate.position;
-      if (!wins(key, position)) return;
+      uint32_t const position = candidates.position(slot);
+      bool const is_greater =
+          key >= wins.first_greater || (wins.ties == 0 && position < wins.tie_end);
+      if (!is_greater && wins.ties == 0) return;
       uint32_t const bit = position - range.start;
       uint32_t const word = bit / 32 - first_word;
-      if (word < num_words) atomicOr(&bitmap[bitmap_place(word)], 1u << bit % 32);
+      if (word >= num_words) return;
+      atomicOr(&(is_greater ? bitmap : ties)[bitmap_place(word)], 1u << bit % 32);
     });
     __syncthreads();
     uint32_t const own = (num_words + kSelectThreads - 1) / kSelectThreads;
-    uint32_t const first = threadIdx.x * own;
-    uint32_t words[kWords];
-    uint32_t counts[1] = {0};
+    uint32_t const first = opaque(threadIdx.x) * own;
+    uint32_t const end = min(first + own, num_words);
+    uint32_t counts[1] = {0};  // ties in the high half
 #pragma unroll
     for (uint32_t i = 0; i < kWords; ++i) {
-      words[i] = 0;
-      if (i < own && first + i < num_words) {
-        words[i] = bitmap[bitmap_place(first + i)];
-        bitmap[bitmap_place(first + i)] = 0;
-      }
-      counts[0] += __popc(words[i]);
+      if (first + i >= end) continue;
+      counts[0] += __popc(bitmap[bitmap_place(first + i)]);
+      if (wins.ties > 0) counts[0] += __popc(ties[bitmap_place(first + i)]) << 16;
     }
     BlockSums<kSelectThreads, 1> const sums(shared.warp_sums[window % 2], counts);
-    uint32_t rank = emitted + sums.before[0];
-#pragma unroll
-    for (uint32_t i = 0; i < kWords; ++i) {
+    uint32_t tie_rank = tied + (sums.before[0] >> 16);
+    uint32_t rank = emitted + (sums.before[0] & 0xFFFF) + min(tie_rank, wins.ties);
 #pragma unroll 1
-      while (words[i] != 0) {
-        emit(rank++, (first_word + first + i) * 32 + __ffs(words[i]) - 1);
-        words[i] &= words[i] - 1;
+    for (uint32_t word = first; word < end; ++word) {
+      uint32_t bits = bitmap[bitmap_place(word)];
+      bitmap[bitmap_place(word)] = 0;
+      if (wins.ties > 0) {
+        uint32_t const tie_bits = ties[bitmap_place(word)];
+        ties[bitmap_place(word)] = 0;
+        bits |= lowest_bits(tie_bits, wins.ties - min(tie_rank, wins.ties));
+        tie_rank += __popc(tie_bits);
+      }
+#pragma unroll 1
+      while (bits != 0) {
+        shared.bins.bins[rank++] = (first_word + word) * 32 + __ffs(bits) - 1;
+        bits &= bits - 1;
       }
     }
-    emitted += sums.total[0];
+    emitted += sums.total[0] & 0xFFFF;
+    tied += sums.total[0] >> 16;
   }
 }
 
@@ -169,40 +262,48 @@ __device__ __forceinline__ void leave_to_rescore(SelectArgs const& args, int32_t
   }
 }
 
-__global__ void __launch_bounds__(kSelectThreads, kSelectBlocks)
+__global__ void __launch_bounds__(kSelectThreads, 2)
     list_topk_kernel(__grid_constant__ SelectArgs const args) {
   extern __shared__ __align__(128) unsigned char memory[];
   SelectionStorage& shared = *reinterpret_cast<SelectionStorage*>(memory);
+  uint32_t const window_words = args.topk.window_words;
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(memory + sizeof(SelectionStorage));
+  uint32_t* const ties = bitmap + bitmap_place(window_words);
 
   clear_bins<kSelectThreads>(shared.bins);
-  clear_bitmap<kSelectThreads>(bitmap, args.topk.window_words);
+  clear_bitmap<kSelectThreads>(bitmap, window_words);
+  if (threadIdx.x == 0) shared.num_ranked = 0;
   ptx::wait_for_prior_kernels();
   ptx::launch_dependent_kernels();
   int32_t const scan_row = blockIdx.x;
   int32_t const row = args.first_row + scan_row;
   RowRange const range(args.topk, row);
-  int32_t* const indices = args.topk.indices + int64_t{row} * args.topk.indices_row_stride;
   SlotMap const slot(args.topk, row);
+  int32_t* const indices = args.topk.indices + int64_t{row} * args.topk.indices_row_stride;
   if (range.length <= args.topk.top_k) {
     write_whole_row<kSelectThreads>(args.topk, range, slot, 0, 1, indices);
     return;
   }
   RowGate const gate = args.gates[scan_row];
-  ListPart const part(args, scan_row);
-  bool const overflows = __syncthreads_or(part.overflows());
-  uint32_t const own[1] = {part.total_share()};
-  BlockSums<kSelectThreads, 1> const sums(shared.warp_sums[0], own);
+  ThreadCandidates const candidates(shared, args, scan_row);
+  bool const overflows = __syncthreads_or(candidates.overflows(args.list_capacity));
+  uint32_t const number[1] = {candidates.number()};
+  BlockSums<kSelectThreads, 1> const sums(shared.warp_sums[0], number);
   uint32_t const top_k = args.topk.top_k;
   if (overflows || sums.total[0] < top_k) {
     if (threadIdx.x == 0) leave_to_rescore(args, scan_row);
     return;
   }
-  uint32_t const low = key_of(gate.low_end > 0 ? gate.low : gate.high);
-  Bin const kth = find_kth(shared.bins, part, low, max(gate.best, low + 1), top_k);
-  WinnerRule const rule = rule_of(shared.bins, part, kth, range);
-  emit_winners(shared, bitmap, args.topk.window_words, part, rule, range,
-               [&](uint32_t rank, uint32_t position) { indices[rank] = slot(position); });
+  Winners const wins = find_winners(shared, candidates, gate, top_k);
+  if (wins.ties > 0) {
+    clear_bitmap<kSelectThreads>(ties, window_words);
+    __syncthreads();
+  }
+  order(shared, bitmap, ties, window_words, candidates, wins, range);
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < top_k; i += kSelectThreads) {
+    indices[i] = slot(shared.bins.bins[i]);
+  }
 }
 
 }  // namespace dsa_ops::topk_sm90::fused

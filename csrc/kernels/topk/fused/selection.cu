@@ -11,8 +11,9 @@ namespace {
 constexpr char kOp[] = "indexer_topk";
 
 int32_t select_bytes(KernelArgs const& topk) {
+  constexpr int32_t kBitmaps = 2;
   return static_cast<int32_t>(sizeof(SelectionStorage)) +
-         4 * (topk.window_words + topk.window_words / 32);
+         kBitmaps * 4 * (topk.window_words + topk.window_words / 32);
 }
 
 template <class Args>

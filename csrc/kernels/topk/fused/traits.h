@@ -18,14 +18,13 @@ inline constexpr int kSlotBytes = kListLanes * static_cast<int>(sizeof(Candidate
 // A row tile is cut in two parts at most; they fill its lists from either end.
 inline constexpr int kParts = 2;
 
-// The selection of a row's candidates: several blocks to a multiprocessor.
-#ifndef SELECT_THREADS
-#define SELECT_THREADS 512
-#define SELECT_BLOCKS 3
-#endif
-inline constexpr int kSelectThreads = SELECT_THREADS;
-inline constexpr int kSelectBlocks = SELECT_BLOCKS;
-inline constexpr int kMaxWindowWords = 4096;  // of the bitmap; longer rows take several windows
+// Of such a call. Winners are ordered in shared memory.
+inline constexpr int kMaxFusedTopk = 2048;
+
+// The selection of a row's candidates. Threads hold them in registers.
+inline constexpr int kSelectThreads = 512;
+inline constexpr int kMaxListCapacity = 80;
+inline constexpr int kMaxWindowWords = 4096;  // of the bitmaps; longer rows take several windows
 
 // Blocks that score a row tile again together.
 inline constexpr int kRescoreCluster = 8;
