@@ -85,7 +85,7 @@ def measure_shape(
     graph: bool,
     report: Callable[[str], None],
 ) -> list[Measured]:
-    """Measures ours, then every peer, on the same tensors; ``report`` gets one line for each
+    """Measures ours and every peer by turns on the same tensors; ``report`` gets one line for each
     implementation that failed."""
     inputs = [benchmark.make_inputs(shape, harness.device, 0)]
     set_bytes = sum(tensor.nbytes for tensor in inputs[0].values())
@@ -95,21 +95,24 @@ def measure_shape(
     def prepare_ours(case: Shape, tensors: Inputs) -> Call:
         return _ours(case, tensors, benchmark)
 
-    measured = []
-    implementations = {OURS: prepare_ours, **benchmark.peers}
-    for impl, prepare in implementations.items():
+    calls: dict[str, list[Call]] = {}
+    graph_us: dict[str, float] = {}
+    for impl, prepare in {OURS: prepare_ours, **benchmark.peers}.items():
         try:
-            calls = [prepare(shape, tensors) for tensors in inputs]
-            timing = harness.measure(calls)
-            record = make_record(benchmark.op, impl, shape, timing, benchmark.work(shape))
-            measured.append(Measured(record, graph_us=None))
+            prepared = [prepare(shape, tensors) for tensors in inputs]
+            harness.run_once(prepared)
             if graph:
-                measured[-1] = Measured(record, harness.graph(calls[0]))
+                graph_us[impl] = harness.graph(prepared[0])
+            calls[impl] = prepared
         except Exception as error:  # a peer may fail in any way; the run goes on
             report(f"{benchmark.op} {impl}, {shape_text(shape)}: {first_line(error)}")
-        finally:
-            calls = []
-            torch.cuda.empty_cache()
+    work = benchmark.work(shape)
+    measured = [
+        Measured(make_record(benchmark.op, impl, shape, timing, work), graph_us.get(impl))
+        for impl, timing in harness.measure(calls).items()
+    ]
+    calls.clear()
+    torch.cuda.empty_cache()
     return measured
 
 

@@ -3,16 +3,17 @@
 Every repetition starts with a cold L2 (a buffer of at least twice its size is written first) and
 takes the next of several input sets, so that neither the cache nor one lucky draw carries over.
 All repetitions are enqueued behind a spinning kernel before the first of them can run: the host's
-launch time is never measured. Times are CUDA events around one call, the median of the
-repetitions. For very short calls the events themselves cost one to two microseconds; ``graph``
-gives the time of a call in the middle of a CUDA graph instead, warm in L2.
+launch time is never measured. Implementations take turns, call by call, and change places after
+every round: a chip that heats up slows all of them alike. Times are CUDA events around one call,
+the median of the repetitions. For very short calls the events themselves cost one to two
+microseconds; ``graph`` gives the time of a call in the middle of a CUDA graph instead, warm in L2.
 """
 
 from __future__ import annotations
 
 import importlib
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,21 +72,37 @@ class Harness:
         self._flush = torch.empty(flush_bytes // 4, dtype=torch.int32, device=self.device)
         self._read_clock = _nvml_clock(self.device)
 
-    def measure(self, calls: Sequence[Call]) -> Timing:
-        """Times ``calls`` in rotation; all do the same work on different inputs."""
-        self._warm_up(calls)
+    def run_once(self, calls: Sequence[Call]) -> None:
+        """Runs every call (a peer may compile, or fail) to its end."""
+        for call in calls:
+            call()
+        torch.cuda.synchronize(self.device)
+
+    def measure(self, calls: Mapping[str, Sequence[Call]]) -> dict[str, Timing]:
+        """Times every implementation's calls, which do the same work on different inputs, in
+        rotation. The clock is that of the whole measurement."""
+        for name in calls:
+            self._warm_up(calls[name])
         torch.cuda._sleep(_SPIN_CYCLES)
-        events = []
+        events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]]
+        events = {name: [] for name in calls}
         for rep in range(self._reps):
-            start, end = _event(), _event()
-            self._flush.zero_()
-            start.record()
-            calls[rep % len(calls)]()
-            end.record()
-            events.append((start, end))
-        clock_mhz = self._clock_until(events[-1][1])
-        times = [start.elapsed_time(end) * 1e3 for start, end in events]
-        return Timing(statistics.median(times), min(times), max(times), clock_mhz)
+            for name in list(calls)[:: 1 if rep % 2 == 0 else -1]:
+                start, end = _event(), _event()
+                self._flush.zero_()
+                start.record()
+                calls[name][rep % len(calls[name])]()
+                end.record()
+                events[name].append((start, end))
+        last = _event()
+        last.record()
+        clock_mhz = self._clock_until(last)
+        torch.cuda.synchronize()
+        timings = {}
+        for name, pairs in events.items():
+            times = [start.elapsed_time(end) * 1e3 for start, end in pairs]
+            timings[name] = Timing(statistics.median(times), min(times), max(times), clock_mhz)
+        return timings
 
     def graph(self, call: Call) -> float:
         """Microseconds of one of ten calls in a CUDA graph, warm, median over replays."""
@@ -111,10 +128,7 @@ class Harness:
         return statistics.median(a.elapsed_time(b) for a, b in events) * 1e3 / _GRAPH_CALLS
 
     def _warm_up(self, calls: Sequence[Call]) -> None:
-        """Runs every call once (a peer may compile), then all for a while: clocks rise slowly."""
-        for call in calls:
-            call()
-        torch.cuda.synchronize()
+        """Runs the calls for a while: clocks rise slowly."""
         start, end = _event(), _event()
         start.record()
         calls[0]()
