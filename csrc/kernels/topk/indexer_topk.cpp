@@ -122,6 +122,7 @@ Status chunked_topk(IndexerTopkParams const& p, int64_t rows_per_request, cudaSt
         score.logits_row_stride = row_stride(scoring.num_keys);
         score.num_rows = chunk.rows;
         score.clean = false;
+        score.pdl = scoring.pdl && chunk.first == 0;
         Status const scored = indexer::score_rows(score, p.selection.top_k, stream, "indexer_topk");
         if (!scored.ok()) return scored;
 

@@ -36,7 +36,6 @@ struct GateArgs {
   float const* samples;
   int64_t samples_row_stride;
   int32_t num_scans;
-  int32_t rows_per_tile;
   int32_t top_k;
 };
 
@@ -59,11 +58,10 @@ struct SelectArgs {
   RedoArgs redo;
   int32_t first_row;       // of the scan, in the call
   int32_t first_tile_row;  // of the scan, in the row tiles of `redo`
-  int32_t rows_per_tile;
   int32_t list_capacity;
 };
 
-// The indexer's `logits` are a scratch, with rows_per_tile rows of a cluster.
+// The indexer's `logits` are a scratch, with kTileRows rows of a cluster.
 struct RescoreArgs : indexer::RaggedArgs {
   KernelArgs topk;
   RedoArgs redo;

@@ -90,7 +90,7 @@ class Call {
     indexer::TensorMapDim const queries[] = {
         {indexer::kHeadDim, 0, indexer::kHeadDim},
         {scoring_.num_heads, scoring_.q_head_stride, scoring_.num_heads},
-        {rows, scoring_.q_row_stride, tile_rows(scoring_.num_heads)}};
+        {rows, scoring_.q_row_stride, kTileRows}};
     return indexer::encode_tensor_map(
         &args->query_map, static_cast<uint8_t const*>(scoring_.q) + first * scoring_.q_row_stride,
         queries, 3, kOp);
@@ -98,13 +98,12 @@ class Call {
 
   WorkArgs work() const {
     return WorkArgs{at<ScanWork>(plan_.work), at<int32_t>(plan_.tile_begins),
-                    at<int32_t>(plan_.first_tiles), plan_.scan_rows / rows_per_tile(), plan_.grid};
+                    at<int32_t>(plan_.first_tiles), plan_.scan_rows / kTileRows, plan_.grid};
   }
   RedoArgs redo() const {
     return RedoArgs{at<int32_t>(plan_.redo_count), at<int32_t>(plan_.redo_tiles),
                     at<int32_t>(plan_.redo_rows)};
   }
-  int32_t rows_per_tile() const { return tile_rows(scoring_.num_heads); }
 
   Status run_group(int32_t first, int32_t rows) {
     Status status = sample(first, rows);
@@ -120,7 +119,7 @@ class Call {
     args.topk = topk_;
     args.redo = redo();
     args.first_row = first;
-    return launch_rescore(args, scoring_.num_heads, plan_.rescore_clusters, stream_, kOp);
+    return launch_rescore(args, plan_.rescore_clusters, stream_, kOp);
   }
 
   Status sample(int32_t first, int32_t rows) {
@@ -135,8 +134,7 @@ class Call {
     args.row_tiles = shares.row_tiles;
     args.key_tiles = shares.key_tiles;
     args.pieces = shares.pieces;
-    return launch_sample(args, scoring_.num_heads, {shares.grid, first > 0 || scoring_.pdl},
-                         stream_, kOp);
+    return launch_sample(args, {shares.grid, first > 0 || scoring_.pdl}, stream_, kOp);
   }
 
   Status find_gates(int32_t first, int32_t rows) {
@@ -149,7 +147,6 @@ class Call {
     args.samples = at<float>(plan_.lists);
     args.samples_row_stride = plan_.sample_stride;
     args.num_scans = (rows + plan_.scan_rows - 1) / plan_.scan_rows;
-    args.rows_per_tile = rows_per_tile();
     args.top_k = topk_.top_k;
     return launch_gates(args, rows, stream_, kOp);
   }
@@ -167,7 +164,7 @@ class Call {
     args.lists = at<uint8_t>(plan_.lists);
     args.counts = at<uint16_t>(plan_.counts);
     args.capacity = plan_.list_capacity;
-    status = launch_scan(args, scoring_.num_heads, plan_.grid, stream_, kOp);
+    status = launch_scan(args, plan_.grid, stream_, kOp);
     if (!status.ok()) return status;
 
     SelectArgs select{};
@@ -178,7 +175,6 @@ class Call {
     select.redo = redo();
     select.first_row = first + begin;
     select.first_tile_row = begin;
-    select.rows_per_tile = rows_per_tile();
     select.list_capacity = plan_.list_capacity;
     return launch_select(select, rows, stream_, kOp);
   }
@@ -219,7 +215,7 @@ KernelList fused_topk_kernels() {
   static std::vector<KernelEntry> const kEntries = [] {
     std::vector<KernelEntry> entries;
     for (KernelList const list :
-         {topk_sm90::fused::scan_kernels(), topk_sm90::fused::selection_kernels()}) {
+         {topk_sm90::fused::scoring_kernels(), topk_sm90::fused::selection_kernels()}) {
       entries.insert(entries.end(), list.entries, list.entries + list.count);
     }
     return entries;

@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kGateThreads, 5)
       args.redo.rows[first + i] = 0;
     }
     if (block == 0 && threadIdx.x == 0) *args.redo.count = 0;
-    share_out(args.ranges, args.work, shared.work, block, args.rows_per_tile);
+    share_out(args.ranges, args.work, shared.work, block);
     return;
   }
   int32_t const row = block - args.num_scans;

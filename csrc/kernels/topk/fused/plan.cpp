@@ -8,11 +8,11 @@
 namespace dsa_ops::topk_sm90::fused {
 namespace {
 
-// Milliseconds fused and in chunks, 64 heads: 4096 x 16K 1.02 and 1.07, 2048 x 32K 1.01 and 1.04, 512
-// x 128K 0.90 and 1.01; but 2048 x 16K 0.60 and 0.55, 256 x 128K 0.86 and 0.50, as a row tile has
-// two blocks at most.
+// Milliseconds fused and in chunks: 4096 x 12K 0.86 and 0.91, 2048 x 32K 0.99 and 1.04, 512 x 128K
+// 0.92 and 1.02; but 4096 x 8K 0.58 and 0.51, 2048 x 16K 0.56 and 0.55, 256 x 128K 0.90 and 0.51,
+// as two blocks at most score a row tile.
 constexpr int64_t kMinRows = 512;
-constexpr int64_t kMinLogits = 1 << 26;
+constexpr int64_t kMinLogits = 3 << 24;
 constexpr int64_t kMaxKeys = 1 << 20;
 constexpr int64_t kMinCapacity = 32;
 constexpr int64_t kAlignment = 256;
@@ -49,24 +49,23 @@ bool may_fuse(int64_t num_rows, int64_t num_keys) noexcept {
 FusedPlan plan_fused(int64_t num_rows, int64_t num_keys, int32_t num_heads, int32_t top_k,
                      int32_t num_sms) noexcept {
   FusedPlan plan{};
-  if (!may_fuse(num_rows, num_keys) || num_heads < 32 || top_k > kMaxFusedTopk ||
+  if (!may_fuse(num_rows, num_keys) || num_heads != kFusedHeads || top_k > kMaxFusedTopk ||
       num_sms < kRescoreCluster) {
     return plan;
   }
-  int64_t const tile = tile_rows(num_heads);
   int64_t const samples = ceil_div(num_keys, kSampleStride);
   int64_t const sample_stride = round_up(samples, 16);
   int64_t const row_bytes = static_cast<int64_t>(sizeof(RowGate)) + 3 * sizeof(int32_t);
   // Half of the workspace may be lists' counts and what a row takes beside its sample.
-  int64_t const group_limit =
-      (kFusedBytes - 4 * kBookkeepingBytes) / (sample_stride * 4 + row_bytes) / tile * tile;
-  int64_t const group = std::min(round_up(num_rows, tile), group_limit);
+  int64_t const group_limit = (kFusedBytes - 4 * kBookkeepingBytes) /
+                              (sample_stride * 4 + row_bytes) / kTileRows * kTileRows;
+  int64_t const group = std::min(round_up(num_rows, kTileRows), group_limit);
   int64_t const list_bytes = kFusedBytes - kBookkeepingBytes - group * row_bytes;
   int64_t const scan_limit =
-      list_bytes / (kListBytes * wanted_capacity(top_k) + kCountBytes) / tile * tile;
+      list_bytes / (kListBytes * wanted_capacity(top_k) + kCountBytes) / kTileRows * kTileRows;
   int64_t const scans = ceil_div(group, scan_limit);
-  int64_t const scan_rows = round_up(ceil_div(group, scans), tile);
-  int64_t const scan_tiles = scan_rows / tile;
+  int64_t const scan_rows = round_up(ceil_div(group, scans), kTileRows);
+  int64_t const scan_tiles = scan_rows / kTileRows;
 
   plan.group_rows = static_cast<int32_t>(group);
   plan.scan_rows = static_cast<int32_t>(scan_rows);
@@ -90,10 +89,10 @@ FusedPlan plan_fused(int64_t num_rows, int64_t num_keys, int32_t num_heads, int3
   plan.list_capacity =
       static_cast<int32_t>(std::min(rest / (scan_rows * kListBytes), int64_t{kMaxListCapacity}));
   plan.rescore_clusters = static_cast<int32_t>(
-      std::min<int64_t>(num_sms / kRescoreCluster, rest / (tile * plan.logits_stride * 4)));
+      std::min<int64_t>(num_sms / kRescoreCluster, rest / (kTileRows * plan.logits_stride * 4)));
   plan.workspace_bytes =
       plan.lists + std::max({scan_rows * kListBytes * plan.list_capacity, group * sample_stride * 4,
-                             plan.rescore_clusters * tile * plan.logits_stride * 4});
+                             plan.rescore_clusters * kTileRows * plan.logits_stride * 4});
   return plan;
 }
 

@@ -20,8 +20,8 @@ namespace dsa_ops::topk_sm90::fused {
 
 inline constexpr int kRescoreStages = 4;
 inline constexpr int kRescoreThreads = indexer::kMathWarps * 32;
+inline constexpr int kRescoreRegisters = 255;
 
-template <class Tile>
 struct alignas(1024) RescoreStorage {
   alignas(1024) uint8_t queries[Tile::kQueryBytes];
   alignas(1024) uint8_t keys[kRescoreStages][indexer::kStageBytes];
@@ -32,10 +32,9 @@ struct alignas(1024) RescoreStorage {
 };
 
 // All threads of the block, and no others, score: there is no role beside them.
-template <class Tile>
 class Rescore {
  public:
-  using Storage = RescoreStorage<Tile>;
+  using Storage = RescoreStorage;
 
   __device__ Rescore(RescoreArgs const& args, Storage& shared) : args_(args), shared_(shared) {
     if (threadIdx.x == 0) {
@@ -129,12 +128,10 @@ __device__ __forceinline__ void share_with_cluster() {
   __threadfence();
 }
 
-template <int kHeads>
 __global__ void __cluster_dims__(kRescoreCluster) __launch_bounds__(kRescoreThreads, 1)
     rescore_topk_kernel(__grid_constant__ RescoreArgs const args) {
-  using Tile = indexer::RaggedTile<kHeads>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
-  auto& shared = *reinterpret_cast<RescoreStorage<Tile>*>(shared_memory);
+  auto& shared = *reinterpret_cast<RescoreStorage*>(shared_memory);
   ptx::wait_for_prior_kernels();
   int32_t const clusters = gridDim.x / kRescoreCluster;
   int32_t const cluster = blockIdx.x / kRescoreCluster;
@@ -142,7 +139,7 @@ __global__ void __cluster_dims__(kRescoreCluster) __launch_bounds__(kRescoreThre
   int32_t const count = *args.redo.count;
   if (cluster >= count) return;
 
-  Rescore<Tile> rescore(args, shared);
+  Rescore rescore(args, shared);
   float* const logits = args.logits + int64_t{cluster} * Tile::kQueries * args.logits_row_stride;
   for (int32_t i = cluster; i < count; i += clusters) {
     int32_t const tile = args.redo.tiles[i];

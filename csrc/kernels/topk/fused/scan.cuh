@@ -24,13 +24,12 @@ namespace dsa_ops::topk_sm90::fused {
 using indexer::FlatKeys;
 using indexer::kMathWarps;
 using indexer::kStageKeys;
-using indexer::RaggedTile;
 using indexer::RowRange;
 
 // The part of a row tile that a block scans.
 struct alignas(16) ScanUnit {
-  RowGate gates[8];
-  RowRange rows[8];
+  RowGate gates[kTileRows];
+  RowRange rows[kTileRows];
   int32_t tiles;  // of keys; 0: no more work
   int32_t first_row;
   int32_t scan_begin;              // first key
@@ -40,7 +39,6 @@ struct alignas(16) ScanUnit {
   alignas(8) float weights[indexer::kRaggedColumns];
 };
 
-template <class Tile>
 struct alignas(1024) ScanStorage : indexer::Barriers {
   alignas(1024) uint8_t queries[indexer::kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[indexer::kKeyStages][indexer::kStageBytes];
@@ -94,13 +92,12 @@ struct ScanPlan {
   RowGate gate;
 };
 
-template <class Tile>
 __device__ __forceinline__ ScanPlan plan_scan(ScanArgs const& args, int32_t first_row,
                                               RowRange const& tiles, int lane) {
   ScanPlan plan;
   plan.row = RowRange{0, 0};
   plan.gate = RowGate{NAN, NAN, 0, 0};
-  if (lane < Tile::kQueries && lane < args.num_rows - first_row) {
+  if (lane < kTileRows && lane < args.num_rows - first_row) {
     plan.row = FlatKeys::range(args, first_row + lane);
     plan.gate = args.gates[first_row + lane];
   }
@@ -119,8 +116,7 @@ __device__ __forceinline__ ScanPlan plan_scan(ScanArgs const& args, int32_t firs
   return plan;
 }
 
-template <class Tile>
-__device__ void produce_scan(ScanArgs const& args, ScanStorage<Tile>& shared, int lane) {
+__device__ void produce_scan(ScanArgs const& args, ScanStorage& shared, int lane) {
   indexer::RingPosition<indexer::kQueryStages> queries;
   indexer::RingPosition<indexer::kKeyStages> keys;
   ScanWalk walk(args);
@@ -128,8 +124,8 @@ __device__ void produce_scan(ScanArgs const& args, ScanStorage<Tile>& shared, in
   RowRange tiles;
   bool is_last;
   while (walk.next(&row_tile, &tiles, &is_last)) {
-    int32_t const first_row = row_tile * Tile::kQueries;
-    ScanPlan const plan = plan_scan<Tile>(args, first_row, tiles, lane);
+    int32_t const first_row = row_tile * kTileRows;
+    ScanPlan const plan = plan_scan(args, first_row, tiles, lane);
     ptx::mbarrier_wait(&shared.query_empty[queries.stage], queries.phase ^ 1);
     ScanUnit& sent = shared.units[queries.stage];
     if (lane == 0) {
@@ -141,7 +137,7 @@ __device__ void produce_scan(ScanArgs const& args, ScanStorage<Tile>& shared, in
       sent.is_rest = tiles.begin > 0;
       sent.is_last = is_last;
     }
-    if (lane < Tile::kQueries) {
+    if (lane < kTileRows) {
       sent.rows[lane] = plan.row;
       sent.gates[lane] = plan.gate;
     }
@@ -156,7 +152,7 @@ __device__ void produce_scan(ScanArgs const& args, ScanStorage<Tile>& shared, in
     queries.advance();
 
     indexer::RaggedWork const work{first_row, plan.scan_begin, plan.tiles, 0, plan.row};
-    FlatKeys::Feed<ScanStorage<Tile>> feed(args, shared, work, lane);
+    FlatKeys::Feed<ScanStorage> feed(args, shared, work, lane);
     for (int32_t t = 0; t < plan.tiles; ++t) {
       ptx::mbarrier_wait(&shared.key_empty[keys.stage], keys.phase ^ 1);
       feed.load(keys.stage);
@@ -191,10 +187,8 @@ __device__ __forceinline__ void append(uint8_t* lists, ListPlace& place, int32_t
       : "memory");
 }
 
-template <class Tile>
-__device__ void scan_rows(ScanArgs const& args, ScanStorage<Tile>& shared, int warp, int lane) {
-  constexpr int kUnroll = Tile::kBanks == 1 ? 4 : 1;
-  constexpr int kPairs = Tile::kQueries / 2;
+__device__ void scan_rows(ScanArgs const& args, ScanStorage& shared, int warp, int lane) {
+  constexpr int kPairs = kTileRows / 2;
   indexer::RingPosition<indexer::kQueryStages> queries;
   indexer::RingPosition<indexer::kKeyStages> keys;
   indexer::MathRegisters<Tile> registers;
@@ -262,7 +256,7 @@ __device__ void scan_rows(ScanArgs const& args, ScanStorage<Tile>& shared, int w
     score_some(unit.whole_begin);
     float const* next_at = args.k_scale + min(n, args.num_keys - 1);
     float next = __ldg(next_at);
-#pragma unroll kUnroll
+#pragma unroll 4
     for (int32_t t = 0; t < whole; ++t) {
       float const scale = next;
       if (t + 1 < whole) next_at += kStageKeys;
@@ -290,12 +284,10 @@ __device__ void scan_rows(ScanArgs const& args, ScanStorage<Tile>& shared, int w
   }
 }
 
-template <int kHeads>
 __global__ void __launch_bounds__(indexer::kThreads, 1)
     sm90_indexer_scan_kernel(__grid_constant__ ScanArgs const args) {
-  using Tile = RaggedTile<kHeads>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
-  auto& shared = *reinterpret_cast<ScanStorage<Tile>*>(shared_memory);
+  auto& shared = *reinterpret_cast<ScanStorage*>(shared_memory);
   int const warp = indexer::uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
@@ -309,10 +301,10 @@ __global__ void __launch_bounds__(indexer::kThreads, 1)
 
   if (warp < kMathWarps) {
     ptx::setmaxnreg_inc<indexer::kMathRegisters>();
-    scan_rows<Tile>(args, shared, warp, lane);
+    scan_rows(args, shared, warp, lane);
   } else {
     ptx::setmaxnreg_dec<indexer::kProducerRegisters>();
-    if (warp == indexer::kProducerWarp) produce_scan<Tile>(args, shared, lane);
+    if (warp == indexer::kProducerWarp) produce_scan(args, shared, lane);
   }
 }
 

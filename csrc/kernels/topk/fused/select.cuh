@@ -256,8 +256,8 @@ __device__ __forceinline__ void order(SelectionStorage& shared, uint32_t* bitmap
 
 __device__ __forceinline__ void leave_to_rescore(SelectArgs const& args, int32_t scan_row) {
   int32_t const tile_row = args.first_tile_row + scan_row;
-  int32_t const tile = tile_row / args.rows_per_tile;
-  if (atomicOr(&args.redo.rows[tile], 1 << tile_row % args.rows_per_tile) == 0) {
+  int32_t const tile = tile_row / kTileRows;
+  if (atomicOr(&args.redo.rows[tile], 1 << tile_row % kTileRows) == 0) {
     args.redo.tiles[atomicAdd(args.redo.count, 1)] = tile;
   }
 }

@@ -29,8 +29,10 @@ inline constexpr int kMaxWindowWords = 4096;  // of the bitmaps; longer rows tak
 // Blocks that score a row tile again together.
 inline constexpr int kRescoreCluster = 8;
 
-// Rows of one tile of queries.
-constexpr int tile_rows(int heads) { return indexer::kRaggedColumns / heads; }
+// Fewer heads cost less to score and as much to select for: the plan leaves those to chunks.
+inline constexpr int kFusedHeads = 64;
+using Tile = indexer::RaggedTile<kFusedHeads>;
+inline constexpr int kTileRows = Tile::kQueries;
 
 // Logits from `low` on pass at keys before low_end, and from `high` on after. NaN: none passes.
 struct alignas(16) RowGate {

@@ -15,11 +15,10 @@ struct WorkStorage {
 };
 
 // Tiles of keys between the first and the last that a row of the tile scores.
-__device__ __forceinline__ int32_t key_tiles(indexer::RaggedArgs const& ranges, int32_t first_row,
-                                             int32_t rows) {
+__device__ __forceinline__ int32_t key_tiles(indexer::RaggedArgs const& ranges, int32_t first_row) {
   int32_t begin = ranges.num_keys;
   int32_t end = 0;
-  for (int32_t row = first_row; row < min(first_row + rows, ranges.num_rows); ++row) {
+  for (int32_t row = first_row; row < min(first_row + kTileRows, ranges.num_rows); ++row) {
     indexer::RowRange const range = indexer::FlatKeys::range(ranges, row);
     if (range.end <= range.begin) continue;
     begin = min(begin, range.begin);
@@ -34,9 +33,9 @@ __device__ __forceinline__ int32_t key_tiles(indexer::RaggedArgs const& ranges, 
 // cut twice.
 template <int kThreads>
 __device__ void share_out(indexer::RaggedArgs const& ranges, WorkArgs const& args,
-                          WorkStorage<kThreads>& shared, int32_t scan, int32_t rows_per_tile) {
+                          WorkStorage<kThreads>& shared, int32_t scan) {
   int const thread = threadIdx.x;
-  int32_t const row_tiles = (ranges.num_rows + rows_per_tile - 1) / rows_per_tile;
+  int32_t const row_tiles = (ranges.num_rows + kTileRows - 1) / kTileRows;
   int32_t const first = scan * args.scan_tiles;
   int32_t const tiles = min(row_tiles - first, args.scan_tiles);
   int32_t* const begins = args.tile_begins + scan * (args.scan_tiles + 1);
@@ -45,8 +44,7 @@ __device__ void share_out(indexer::RaggedArgs const& ranges, WorkArgs const& arg
   if (thread == 0) shared.longest = 1;
   for (int32_t base = 0, step = 0; base < tiles; base += kThreads, ++step) {
     int32_t const tile = base + thread;
-    int32_t const count =
-        tile < tiles ? key_tiles(ranges, (first + tile) * rows_per_tile, rows_per_tile) : 0;
+    int32_t const count = tile < tiles ? key_tiles(ranges, (first + tile) * kTileRows) : 0;
     uint32_t const counts[1] = {static_cast<uint32_t>(count)};
     BlockSums<kThreads, 1> const sums(shared.warp_sums[step % 2], counts);
     if (tile < tiles) begins[tile] = total + static_cast<int32_t>(sums.before[0]);
