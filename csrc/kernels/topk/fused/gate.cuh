@@ -18,6 +18,7 @@ inline constexpr int kGateThreads = kSearchThreads;
 struct GateStorage {
   BinStorage bins;
   WorkStorage<kGateThreads> work;
+  uint32_t least, greatest;  // key in a bin
   int32_t low_end;
 };
 
@@ -32,6 +33,28 @@ struct RowSample {
 __device__ __forceinline__ float sample_rank(float keys, float density, float share_of_row) {
   float const expected = keys * density;
   return expected + 4.5f * sqrtf(expected * (1.0f - share_of_row)) + 3.0f;
+}
+
+// Whether all samples in a bin are equal: it takes two more steps to find that by narrowing.
+template <class Visit>
+__device__ __forceinline__ bool is_single_key(GateStorage& shared, Bin const& bin,
+                                              Visit const& visit) {
+  uint32_t const width = ~(~0u << bin.shift);
+  uint32_t least = ~0u;
+  uint32_t greatest = 0;
+  visit([&](uint32_t key) {
+    if (key - bin.low > width) return;
+    least = min(least, key);
+    greatest = max(greatest, key);
+  });
+  least = __reduce_min_sync(kAllLanes, least);
+  greatest = __reduce_max_sync(kAllLanes, greatest);
+  if (threadIdx.x % 32 == 0) {
+    atomicMin(&shared.least, least);
+    atomicMax(&shared.greatest, greatest);
+  }
+  __syncthreads();
+  return shared.least == shared.greatest;
 }
 
 // Behind the rank-th sample, in order, whose key is `tie`; the row's end if there is none.
@@ -66,9 +89,7 @@ __device__ __forceinline__ RowGate find_gate(GateStorage& shared, RowSample cons
   uint32_t const samples = static_cast<uint32_t>(sample.count);
   // No gate lets NaN pass, and none -inf, which is equal to it.
   float const lowest = logit_of(kWorstKey + 1);
-  if (rank >= samples) return RowGate{lowest, lowest, 0, kBestKey};
-  float const expected = top_k * density;
-  uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * sqrtf(expected), 1.0f));
+  if (rank >= samples) return RowGate{lowest, lowest, 0};
   constexpr uint32_t kOwn = 9;  // samples that a thread holds; it reads others again
   uint32_t keys[kOwn];
 #pragma unroll
@@ -85,21 +106,26 @@ __device__ __forceinline__ RowGate find_gate(GateStorage& shared, RowSample cons
       count(key_of(sample.logits[i]));
     }
   };
-  auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
-  Bin const bin = narrow<kGateThreads>(
-      shared.bins, Bin{0, 32, rank, samples}, high_rank, visit,
-      [&](Bin const& bin) { return bin.shift < 32 && passing(bin) <= rank + rank / 4; });
-  uint32_t const best = shared.bins.high.bin << (32 - kBinsLog2) | ~0u >> kBinsLog2;
-  if (bin.low <= kWorstKey) return RowGate{lowest, lowest, 0, best};
+  auto const fits = [&](Bin const& bin) {
+    return rank - bin.rank + bin.inside <= rank + rank / 4;  // that pass
+  };
+  Bin bin = narrow<kGateThreads>(shared.bins, Bin{0, 32, rank, samples}, 0, visit,
+                                 [](Bin const& bin) { return bin.shift < 32; });
+  if (!fits(bin)) {
+    bin = is_single_key(shared, bin, visit)
+              ? Bin{shared.least, 0, bin.rank, bin.inside}
+              : narrow<kGateThreads>(shared.bins, bin, 0, visit, fits);
+  }
+  if (bin.low <= kWorstKey) return RowGate{lowest, lowest, 0};
   float const low = logit_of(bin.low);
-  if (passing(bin) <= rank + rank / 4) return RowGate{low, low, 0, best};
+  if (fits(bin)) return RowGate{low, low, 0};
   float const greater = rank - bin.rank;  // samples
   float const surely_greater = fmaxf(greater - 4.5f * sqrtf(greater) - 3.0f, 0.0f) / density;
   float const wanted = top_k - surely_greater;
   float const high = logit_of(bin.low + 1);
-  if (wanted <= 0.0f) return RowGate{high, high, 0, best};
+  if (wanted <= 0.0f) return RowGate{high, high, 0};
   uint32_t const ties = static_cast<uint32_t>(sample_rank(wanted, density, 0.0f));
-  return RowGate{low, high, behind_tie(shared, sample, bin.low, ties, row_end), best};
+  return RowGate{low, high, behind_tie(shared, sample, bin.low, ties, row_end)};
 }
 
 // A block shares out a scan, the first ones, or finds the gate of a row.
@@ -121,8 +147,12 @@ __global__ void __launch_bounds__(kGateThreads, 5)
   int32_t const row = block - args.num_scans;
   indexer::RowRange const range = indexer::FlatKeys::range(args.ranges, row);
   int32_t const length = range.end - range.begin;
-  RowGate gate{NAN, NAN, 0, kBestKey};
+  RowGate gate{NAN, NAN, 0};
   if (length > 0) {
+    if (threadIdx.x == 0) {
+      shared.least = ~0u;
+      shared.greatest = 0;
+    }
     int32_t const first = samples_before(range.begin);
     RowSample const sample{args.samples + row * args.samples_row_stride + first, first,
                            samples_before(range.end) - first};

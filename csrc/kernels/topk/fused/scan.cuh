@@ -96,7 +96,7 @@ __device__ __forceinline__ ScanPlan plan_scan(ScanArgs const& args, int32_t firs
                                               RowRange const& tiles, int lane) {
   ScanPlan plan;
   plan.row = RowRange{0, 0};
-  plan.gate = RowGate{NAN, NAN, 0, 0};
+  plan.gate = RowGate{NAN, NAN, 0};
   if (lane < kTileRows && lane < args.num_rows - first_row) {
     plan.row = FlatKeys::range(args, first_row + lane);
     plan.gate = args.gates[first_row + lane];

@@ -1,8 +1,8 @@
 // The best of a row's candidates, in order, by one block.
 //
-// Threads hold the candidates, four threads a list. One pass counts keys in 2,048 bins between the
-// gate and a key that few exceed, which leaves a bin of a few keys to rank; the winners set bits in
-// a bitmap of the row's positions. Where many keys equal the last that wins, they set bits in a
+// Threads hold the candidates, four threads a list. One pass counts keys in 2,048 bins from the
+// gate to the greatest, which leaves a bin of a few keys to rank; the winners set bits in a bitmap
+// of the row's positions. Where many keys equal the last that wins, they set bits in a
 // bitmap of their own, of which the first so many count.
 #pragma once
 #include <cstdint>
@@ -25,6 +25,7 @@ struct alignas(128) SelectionStorage {
   uint64_t ranked[kRankedKeys];
   uint64_t last_winner;
   uint32_t num_ranked;
+  uint32_t greatest;  // key
   uint32_t warp_sums[2][1][kSelectThreads / 32];
   uint32_t positions[kThreadSlots][kSelectThreads];  // of the candidates, for those who hold them
 };
@@ -75,6 +76,14 @@ class ThreadCandidates {
     return shared_.positions[slot][threadIdx.x];
   }
 
+  // Of all threads, when they have synchronised. The value is 0 before.
+  __device__ __forceinline__ void raise_to_greatest(uint32_t* greatest) const {
+    uint32_t own = 0;
+    visit([&](uint32_t key, uint32_t) { own = max(own, key); });
+    own = __reduce_max_sync(kAllLanes, own);
+    if (threadIdx.x % 32 == 0) atomicMax(greatest, own);
+  }
+
   // Calls take(key, slot) for each.
   template <class Take>
   __device__ __forceinline__ void visit(Take const& take) const {
@@ -113,60 +122,47 @@ struct Winners {
   uint32_t ties;
 };
 
-// The rank-th best of up to kRankedKeys candidates for which inside(key) holds: greater keys first,
-// then lower positions.
-template <class Inside>
+// The candidate sought in a bin of up to kRankedKeys: greater keys come first, then lower
+// positions.
 __device__ __forceinline__ Winners rank_inside(SelectionStorage& shared,
-                                               ThreadCandidates const& candidates, uint32_t rank,
-                                               uint32_t count, Inside const& inside) {
+                                               ThreadCandidates const& candidates, Bin const& bin) {
+  uint32_t const width = ~(~0u << bin.shift);
   candidates.visit([&](uint32_t key, uint32_t slot) {
-    if (!inside(key)) return;
+    if (key - bin.low > width) return;
     uint32_t const position = candidates.position(slot);
     shared.ranked[atomicAdd(&shared.num_ranked, 1u)] = static_cast<uint64_t>(key) << 32 | ~position;
   });
   __syncthreads();
-  if (threadIdx.x < count) {
+  if (threadIdx.x < bin.inside) {
     uint64_t const own = shared.ranked[threadIdx.x];
     uint32_t better = 0;
 #pragma unroll 1
-    for (uint32_t i = 0; i < count; ++i) better += shared.ranked[i] > own ? 1 : 0;
-    if (better + 1 == rank) shared.last_winner = own;
+    for (uint32_t i = 0; i < bin.inside; ++i) better += shared.ranked[i] > own ? 1 : 0;
+    if (better + 1 == bin.rank) shared.last_winner = own;
   }
   __syncthreads();
   uint32_t const key = static_cast<uint32_t>(shared.last_winner >> 32);
   return Winners{key + 1, key, ~static_cast<uint32_t>(shared.last_winner) + 1, 0};
 }
 
-// Among candidates from `low` on, at least top_k. The bins are clear.
+// Among candidates from `low` on, at least top_k.
 __device__ __forceinline__ Winners find_winners(SelectionStorage& shared,
                                                 ThreadCandidates const& candidates, uint32_t low,
-                                                uint32_t best, uint32_t top_k) {
-  int const shift = max(32 - __clz(best - low) - kBinsLog2, 0);
-  auto const bin_of = [&](uint32_t key) { return min((key - low) >> shift, kBins - 1u); };
-  candidates.visit([&](uint32_t key, uint32_t) {
-    if (key >= low) atomicAdd(&shared.bins.bins[bin_of(key)], 1u);
-  });
-  __syncthreads();
-  if (threadIdx.x < kSearchThreads) find_places(shared.bins, top_k, 0);
-  __syncthreads();
-  Place const place = shared.bins.low;
-  uint32_t const bin_low = low + (place.bin << shift);
-  if (place.rank == place.inside) return Winners{bin_low, bin_low, 0, 0};
-  if (place.inside <= kRankedKeys) {
-    return rank_inside(shared, candidates, place.rank, place.inside,
-                       [&](uint32_t key) { return key >= low && bin_of(key) == place.bin; });
-  }
-  // The last bin has no end above.
-  int const bits = place.bin == kBins - 1 ? 32 - __clz(~bin_low) : shift;
+                                                uint32_t top_k) {
+  int const bits = 32 - __clz((shared.greatest - low) | 1);
+  auto const settled = [](Bin const& bin) { return bin.rank == bin.inside; };
   Bin const bin = narrow<kSelectThreads>(
-      shared.bins, Bin{bin_low, bits, place.rank, place.inside}, 0,
+      shared.bins, Bin{low, bits, top_k, 0}, 0,
       [&](auto const& count) {
         candidates.visit([&](uint32_t key, uint32_t) {
-          if (key >= bin_low) count(key);
+          if (key >= low) count(key);
         });
       },
-      [](Bin const& bin) { return bin.rank == bin.inside; });
-  if (bin.rank == bin.inside) return Winners{bin.low, bin.low, 0, 0};
+      [&](Bin const& bin) {
+        return bin.shift < bits && (settled(bin) || bin.inside <= kRankedKeys);
+      });
+  if (settled(bin)) return Winners{bin.low, bin.low, 0, 0};
+  if (bin.inside <= kRankedKeys) return rank_inside(shared, candidates, bin);
   return Winners{bin.low + 1, bin.low, 0, bin.rank};
 }
 
@@ -183,7 +179,7 @@ __device__ __forceinline__ Winners find_winners(SelectionStorage& shared,
     if (sums.total[0] < top_k) return Winners{tie + 1, tie, 0, top_k - sums.total[0]};
     low = tie + 1;
   }
-  return find_winners(shared, candidates, low, max(gate.best, low + 1), top_k);
+  return find_winners(shared, candidates, low, top_k);
 }
 
 // The lowest `number` bits of a word.
@@ -270,23 +266,26 @@ __global__ void __launch_bounds__(kSelectThreads, 2)
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(memory + sizeof(SelectionStorage));
   uint32_t* const ties = bitmap + bitmap_place(window_words);
 
-  clear_bins<kSelectThreads>(shared.bins);
   clear_bitmap<kSelectThreads>(bitmap, window_words);
-  if (threadIdx.x == 0) shared.num_ranked = 0;
+  if (threadIdx.x == 0) {
+    shared.num_ranked = 0;
+    shared.greatest = 0;
+  }
   ptx::wait_for_prior_kernels();
   ptx::launch_dependent_kernels();
   int32_t const scan_row = blockIdx.x;
   int32_t const row = args.first_row + scan_row;
   RowRange const range(args.topk, row);
-  SlotMap const slot(args.topk, row);
-  int32_t* const indices = args.topk.indices + int64_t{row} * args.topk.indices_row_stride;
   if (range.length <= args.topk.top_k) {
-    write_whole_row<kSelectThreads>(args.topk, range, slot, 0, 1, indices);
+    write_whole_row<kSelectThreads>(
+        args.topk, range, SlotMap(args.topk, row), 0, 1,
+        args.topk.indices + int64_t{row} * args.topk.indices_row_stride);
     return;
   }
   RowGate const gate = args.gates[scan_row];
   ThreadCandidates const candidates(shared, args, scan_row);
   bool const overflows = __syncthreads_or(candidates.overflows(args.list_capacity));
+  candidates.raise_to_greatest(&shared.greatest);
   uint32_t const number[1] = {candidates.number()};
   BlockSums<kSelectThreads, 1> const sums(shared.warp_sums[0], number);
   uint32_t const top_k = args.topk.top_k;
@@ -301,6 +300,9 @@ __global__ void __launch_bounds__(kSelectThreads, 2)
   }
   order(shared, bitmap, ties, window_words, candidates, wins, range);
   __syncthreads();
+  int32_t const own_row = args.first_row + static_cast<int32_t>(opaque(blockIdx.x));
+  int32_t* const indices = args.topk.indices + int64_t{own_row} * args.topk.indices_row_stride;
+  SlotMap const slot(args.topk, own_row);
   for (uint32_t i = threadIdx.x; i < top_k; i += kSelectThreads) {
     indices[i] = slot(shared.bins.bins[i]);
   }

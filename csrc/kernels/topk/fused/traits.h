@@ -39,7 +39,6 @@ struct alignas(16) RowGate {
   float low;
   float high;
   int32_t low_end;
-  uint32_t best;  // a key (keys.cuh) that few of the row's logits exceed
 };
 
 // How the row tiles of a scan, laid end to end by the key tiles each has to score, are shared out:
