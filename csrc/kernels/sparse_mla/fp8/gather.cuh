@@ -3,6 +3,7 @@
 #pragma once
 #include "device/ptx/copy.cuh"
 #include "device/ptx/warp.cuh"
+#include "device/ptx/warpgroup.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
@@ -29,8 +30,12 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const lane = thread & 31;
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
+  uint64_t const policy =
+      args.reads_once ? ptx::evict_first_policy() : ptx::evict_normal_policy();
   int stage = 0;
   uint32_t parity = 1;
+  // Only now: the first entries are under way.
+  ptx::named_barrier_sync(kBarriersReady, 256);
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
     uint8_t const* source = token_address(args, list, entry);
@@ -50,7 +55,7 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
       uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
       if (ptx::elect_one()) {
         ptx::bulk_copy(target + row * kTokenPitch, reinterpret_cast<void const*>(from), kTokenBytes,
-                       barrier);
+                       barrier, policy);
       }
     }
     if (++stage == kStages) {
