@@ -30,8 +30,7 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const lane = thread & 31;
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
-  uint64_t const policy =
-      args.reads_once ? ptx::evict_first_policy() : ptx::evict_normal_policy();
+  uint64_t const policy = ptx::evict_first_policy();
   int stage = 0;
   uint32_t parity = 1;
   // Only now: the first entries are under way.
@@ -54,8 +53,13 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     for (int row = 0; row < kRows; ++row) {
       uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
       if (ptx::elect_one()) {
-        ptx::bulk_copy(target + row * kTokenPitch, reinterpret_cast<void const*>(from), kTokenBytes,
-                       barrier, policy);
+        auto const* const token = reinterpret_cast<void const*>(from);
+        uint8_t* const to = target + row * kTokenPitch;
+        if (args.reads_once) {
+          ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
+        } else {
+          ptx::bulk_copy(to, token, kTokenBytes, barrier);
+        }
       }
     }
     if (++stage == kStages) {
