@@ -19,9 +19,10 @@ set(DSA_OPS_SOURCES
   indexer/tensor_map.cpp
   sparse_mla/fp8/launch.cu
   sparse_mla/kernels.cpp
+  sparse_mla/pairs/launch.cu
   sparse_mla/plan.cpp
   sparse_mla/sparse_mla_decode.cu
-  sparse_mla/sparse_mla_prefill.cu
+  sparse_mla/sparse_mla_prefill.cpp
   sparse_mla/union.cu
   topk/indexer_topk.cpp
   topk/plan.cpp

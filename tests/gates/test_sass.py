@@ -30,7 +30,7 @@ REQUIRED: dict[str, set[str]] = {
     "sm90_fp8_sparse_mla_kernel": {"HGMMA", "UBLKCP", "USETMAXREG"},
     "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
-    "sparse_mla_kernel": {"HGMMA", "USETMAXREG"},
+    "sparse_mla_pairs_kernel": {"HGMMA", "USETMAXREG"},
     "union_kernel": set(),
     "write_index_cache_kernel": set(),
     "write_mla_cache_kernel": set(),

@@ -68,8 +68,8 @@ __device__ __forceinline__ void store_async(uint32_t address, uint32_t value, ui
 
 __device__ __forceinline__ void store_async(uint32_t address, uint2 value, uint32_t barrier) {
   asm volatile(
-      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-          address),
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::
+          "r"(address),
       "r"(value.x), "r"(value.y), "r"(barrier)
       : "memory");
 }

@@ -33,6 +33,13 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
   return policy;
 }
 
+// The opposite: its lines go last.
+__device__ __forceinline__ uint64_t evict_last_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 // Brings the line of an address that global memory holds into the L2.
 __device__ __forceinline__ void prefetch_l2(void const* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");

@@ -77,7 +77,7 @@ struct PagedBlock {
   static constexpr int kMathWarps = 4 * kWarpgroups;
   static constexpr int kProducerWarp = kMathWarps;
   static constexpr int kFillerWarp = kProducerWarp + 1;
-  static constexpr int kKeyStages = kPerSm == 4 ? 3 : kPerSm == 2 ? 6 : 8;
+  static constexpr int kKeyStages = kPerSm == 4 ? 3 : kPerSm == 2 ? 4 : 8;
   // Few weights are loaded sooner by those who need them than staged by the producer.
   static constexpr bool kWeightsStaged = Tile::kColumns > 128;
   static constexpr int kStageKeys = kPageKeys * kWarpgroups;

@@ -3,18 +3,21 @@
 #include <algorithm>
 
 #include "kernels/sparse_mla/fp8/launch.h"
+#include "kernels/sparse_mla/pairs/launch.h"
+#include "kernels/sparse_mla/union.h"
 
 namespace dsa_ops {
 
 KernelList sparse_mla_kernels() {
   static auto const entries = [] {
-    auto const prefill = sparse_mla::prefill_kernels();
-    auto const decode = sparse_mla::decode_kernels();
+    auto const unions = sparse_mla::union_kernels();
     auto const fp8 = sparse_mla::fp8::kernels();
-    std::array<KernelEntry, prefill.size() + decode.size() + fp8.size()> all;
-    auto end = std::copy(prefill.begin(), prefill.end(), all.begin());
-    end = std::copy(decode.begin(), decode.end(), end);
-    std::copy(fp8.begin(), fp8.end(), end);
+    auto const pairs = sparse_mla::pairs::kernels();
+    std::array<KernelEntry, unions.size() + fp8.size() + pairs.size() + 1> all;
+    auto end = std::copy(pairs.begin(), pairs.end(), all.begin());
+    end = std::copy(unions.begin(), unions.end(), end);
+    end = std::copy(fp8.begin(), fp8.end(), end);
+    *end = sparse_mla::combine_entry();
     return all;
   }();
   return {entries.data(), static_cast<int>(entries.size())};

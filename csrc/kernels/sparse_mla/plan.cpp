@@ -89,12 +89,13 @@ bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms) {
 
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
   SplitPlan plan;
-  plan.tile_heads = 64;
+  plan.tile_heads = kTileHeads;
   plan.head_tiles = static_cast<int>(ceil_div(num_heads, plan.tile_heads));
   int64_t const blocks = blocks_of(top_k);
   int64_t const tiles = std::max<int64_t>(1, num_rows * plan.head_tiles);
-  int64_t const wanted = std::clamp<int64_t>(num_sms / tiles, 1, blocks);
-  plan.blocks_per_split = static_cast<int>(ceil_div(blocks, wanted));
+  int64_t const pairs = ceil_div(blocks, 2);
+  int64_t const wanted = std::clamp<int64_t>(num_sms / tiles, 1, pairs);
+  plan.blocks_per_split = static_cast<int>(2 * ceil_div(pairs, wanted));
   plan.num_splits = static_cast<int>(ceil_div(blocks, plan.blocks_per_split));
   return plan;
 }

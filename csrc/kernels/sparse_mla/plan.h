@@ -5,6 +5,10 @@
 
 namespace dsa_ops::sparse_mla {
 
+// Of the kernel over bf16 values.
+inline constexpr int kTileHeads = 64;
+inline constexpr int kBlockTokens = 64;
+
 struct SplitPlan {
   int tile_heads;        // heads of a thread block
   int head_tiles;        // of them per row
@@ -25,11 +29,12 @@ struct PartBytes {
 };
 PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows);
 
-// Whether tokens are read once or shortly after each other: the whole launch runs at a time.
+// Whether the whole launch runs at a time, so that a token that two head tiles read is read by both
+// within a short time, and hardly any a third time.
 bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms);
 
-// bf16 cache: tiles of 64 heads. No split once rows * head_tiles fills the device; below that as
-// many as fill it once.
+// bf16 cache: tiles of 64 heads, splits of whole pairs of blocks. No split once rows * head_tiles
+// fills the device; below that as many as fill it once.
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 
 // Partial outputs and log-sum-exps of a split launch over a bf16 cache: byte sizes, each a multiple

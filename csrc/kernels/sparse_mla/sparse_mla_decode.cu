@@ -2,10 +2,11 @@
 #include <cmath>
 
 #include "dsa_ops/sparse_mla.h"
+#include "kernels/sparse_mla/checks.h"
 #include "kernels/sparse_mla/combine.cuh"
 #include "kernels/sparse_mla/fp8/launch.h"
 #include "kernels/sparse_mla/kernels.h"
-#include "kernels/sparse_mla/launch.cuh"
+#include "kernels/sparse_mla/pairs/launch.h"
 #include "kernels/sparse_mla/plan.h"
 
 namespace dsa_ops {
@@ -105,7 +106,7 @@ Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const*
   args.partial_out = static_cast<float*>(params.workspace);
   args.partial_lse =
       reinterpret_cast<float*>(static_cast<char*>(params.workspace) + partial.output);
-  Status status = launch<Bf16Cache>(args, params.num_rows, op, stream);
+  Status status = pairs::launch_cache(args, num_sms, op, stream);
   if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, op, stream);
   return status;
 }
@@ -142,12 +143,9 @@ Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t s
 
 namespace sparse_mla {
 
-std::array<KernelEntry, 2> decode_kernels() {
-  return {{{{"sparse_mla_kernel", "sparse_mla_decode", "64 heads of one row, bf16 paged cache",
-             kThreads, sizeof(SharedStorage<Bf16Cache>), kLaunchRegisters},
-            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Cache>)},
-           {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
-            reinterpret_cast<void const*>(&combine_kernel)}}};
+KernelEntry combine_entry() {
+  return {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
+          reinterpret_cast<void const*>(&combine_kernel)};
 }
 
 }  // namespace sparse_mla

@@ -76,8 +76,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       if constexpr (kPushes) ptx::cluster_wait_acquire();
       values.hand_over_part(args, tile_of_block<kHeads>(args).split);
       if constexpr (kPushes) {
-        join_parts(shared, args, tile_of_block<kHeads>(args),
-                   static_cast<int>(threadIdx.x) - 128);
+        join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
       }
     } else {
       values.store(args, tile_of_block<kHeads>(args));

@@ -21,8 +21,8 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = 1;
-  return cuda_status(
-      cudaLaunchKernelEx(&config, fp8_join_kernel<kMaxSplits>, args, tile_heads), op);
+  return cuda_status(cudaLaunchKernelEx(&config, fp8_join_kernel<kMaxSplits>, args, tile_heads),
+                     op);
 }
 
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
@@ -55,8 +55,7 @@ Status launch_kernel(KernelArgs const& args, int64_t row_tiles, char const* op,
 }
 
 template <int kHeads>
-Status launch_tiles(KernelArgs const& args, int64_t num_rows, char const* op,
-                    cudaStream_t stream) {
+Status launch_tiles(KernelArgs const& args, int64_t num_rows, char const* op, cudaStream_t stream) {
   using Tile = HeadTile<kHeads>;
   int64_t const row_tiles = num_rows * args.head_tiles;
   if (args.num_splits == 1) return launch_kernel<Tile, false>(args, row_tiles, op, stream);

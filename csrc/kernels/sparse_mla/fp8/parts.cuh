@@ -74,8 +74,7 @@ __device__ __forceinline__ void expect_parts(SharedStorage<HeadTile>& shared,
   ptx::mbarrier_init(&shared.parts_full, 1);
   ptx::fence_mbarrier_init();
   ptx::mbarrier_arrive_expect_tx(
-      &shared.parts_full,
-      args.num_splits * (share.entries() * 16 + share.heads * sizeof(float2)));
+      &shared.parts_full, args.num_splits * (share.entries() * 16 + share.heads * sizeof(float2)));
 }
 
 __device__ __forceinline__ int64_t part_of_block(KernelArgs const& args) {
@@ -219,8 +218,8 @@ __global__ void __launch_bounds__(kJoinThreads)
   for (int split = 0; split < kMaxSplits; ++split) {
     bool const exists = split < args.num_splits;
     sum[split] = exists ? __ldcg(sums + split * tile_heads) : make_float2(-INFINITY, 0.f);
-    value[split] = exists ? __ldcg(values + split * tile_heads * 128)
-                          : make_float4(0.f, 0.f, 0.f, 0.f);
+    value[split] =
+        exists ? __ldcg(values + split * tile_heads * 128) : make_float4(0.f, 0.f, 0.f, 0.f);
   }
   Joined joined;
 #pragma unroll

@@ -3,8 +3,8 @@
 #include <utility>
 
 #include "dsa_ops/sparse_mla.h"
-#include "kernels/sparse_mla/kernels.h"
-#include "kernels/sparse_mla/launch.cuh"
+#include "kernels/sparse_mla/checks.h"
+#include "kernels/sparse_mla/pairs/launch.h"
 #include "kernels/sparse_mla/plan.h"
 #include "kernels/sparse_mla/union.h"
 
@@ -48,11 +48,6 @@ KernelArgs rows_from(KernelArgs args, int64_t first) {
   return args;
 }
 
-Status launch_rows(KernelArgs const& args, int32_t head_dim, char const* op, cudaStream_t stream) {
-  return head_dim == 576 ? launch<Bf16Rows<576>>(args, args.num_rows, op, stream)
-                         : launch<Bf16Rows<512>>(args, args.num_rows, op, stream);
-}
-
 // Chunk by chunk in the same scratch: the unions of the rows' index lists, the attention, and the
 // attention again of packs into which a value leaked that is not finite.
 Status launch_packs(KernelArgs const& all, PackPlan const& plan, void* workspace, int num_sms,
@@ -77,9 +72,9 @@ Status launch_packs(KernelArgs const& all, PackPlan const& plan, void* workspace
         build_unions({args.indices, args.indices_row_stride, args.topk_lens, args.num_rows,
                       args.num_keys, args.top_k, args.pack_rows, max_share, unions},
                      op, stream);
-    if (status.ok()) status = launch_rows(args, head_dim, op, stream);
+    if (status.ok()) status = pairs::launch_rows(args, head_dim, num_sms, op, stream);
     args.tiles = unions.repairs;
-    if (status.ok()) status = launch_rows(args, head_dim, op, stream);
+    if (status.ok()) status = pairs::launch_rows(args, head_dim, num_sms, op, stream);
     if (!status.ok()) return status;
   }
   return Status{};
@@ -121,7 +116,6 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
                        params.workspace_bytes);
   }
 
-  int const head_tiles = (params.num_heads + kTileHeads - 1) / kTileHeads;
   KernelArgs args = {};
   args.q = static_cast<uint16_t const*>(params.q);
   args.q_row_stride = params.q_row_stride;
@@ -139,32 +133,17 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   args.lse = params.lse;
   args.max_logits = params.max_logits;
   args.num_heads = params.num_heads;
-  args.head_tiles = head_tiles;
+  args.head_tiles = (params.num_heads + kTileHeads - 1) / kTileHeads;
   args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = 1;
   args.blocks_per_split = static_cast<int32_t>((params.top_k + kBlockTokens - 1) / kBlockTokens);
   args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
   args.num_rows = params.num_rows;
   args.pack_rows = 1;
-  if (plan.pack_rows == 1) return launch_rows(args, params.head_dim, kOp, stream);
+  if (plan.pack_rows == 1) {
+    return pairs::launch_rows(args, params.head_dim, device.num_sms, kOp, stream);
+  }
   return launch_packs(args, plan, params.workspace, device.num_sms, params.head_dim, kOp, stream);
 }
-
-namespace sparse_mla {
-
-std::array<KernelEntry, 5> prefill_kernels() {
-  auto const unions = union_kernels();
-  return {{{{"sparse_mla_kernel", "sparse_mla_prefill", "64 heads of one row, 576-dim bf16 rows",
-             kThreads, sizeof(SharedStorage<Bf16Rows<576>>), kLaunchRegisters},
-            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<576>>)},
-           {{"sparse_mla_kernel", "sparse_mla_prefill", "64 heads of one row, 512-dim bf16 rows",
-             kThreads, sizeof(SharedStorage<Bf16Rows<512>>), kLaunchRegisters},
-            reinterpret_cast<void const*>(&sparse_mla_kernel<Bf16Rows<512>>)},
-           unions[0],
-           unions[1],
-           unions[2]}};
-}
-
-}  // namespace sparse_mla
 
 }  // namespace dsa_ops

@@ -1,0 +1,414 @@
+// A consumer warpgroup of the pairs kernel: scores of one block of every pair, half of the output.
+#pragma once
+#include "device/ptx/convert.cuh"
+#include "device/ptx/shared.cuh"
+#include "device/wgmma.cuh"
+#include "kernels/sparse_mla/pairs/gather.cuh"
+
+namespace dsa_ops::sparse_mla::pairs {
+
+// Descriptor words between two panels, and between the 16 columns (scores, A operand) or 16 rows
+// (values) of two steps.
+inline constexpr uint64_t kPanelStep = kPanelBytes >> 4;
+inline constexpr uint64_t kColumnStep = 2;
+inline constexpr uint64_t kTokenStep = 16 * 128 >> 4;
+
+// The reference follows the maximum only when that has grown by more than this: probabilities up to
+// 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
+inline constexpr float kReferenceSlackLog2 = 8.f;
+
+template <int kHeadDim, int kGroup>
+struct Consumer {
+  static constexpr int kPanels = kHeadDim / 64;
+
+  SharedStorage& shared;
+  KernelArgs const& args;
+  int const thread;
+  int const row;     // this thread's accumulators belong to rows row and row + 8 of the tile
+  int const column;  // and to columns column and column + 1 of every group of 8
+  float const scale;
+  int member;  // of the pack: the row of the input that both rows belong to
+
+  float reference[2], maximum[2], sum[2];
+  float scores[32];
+  uint32_t probability[4][4];
+  float output[128];
+
+  __device__ Consumer(SharedStorage& storage, KernelArgs const& kernel_args, int thread_index)
+      : shared(storage),
+        args(kernel_args),
+        thread(thread_index),
+        row((thread_index >> 5) * 16 + ((thread_index & 31) >> 2)),
+        column((thread_index & 3) * 2),
+        // Not zero: a missing token's score stays -inf.
+        scale(kernel_args.score_scale_log2 == 0.f ? 1e-37f : fabsf(kernel_args.score_scale_log2)) {}
+
+  __device__ __forceinline__ void begin_tile(Tile const& tile) {
+    member = min(TileRow(tile, row).member, tile.rows - 1);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      reference[half] = maximum[half] = -INFINITY;
+      sum[half] = 0.f;
+    }
+#pragma unroll
+    for (int i = 0; i < 128; ++i) output[i] = 0.f;
+  }
+
+  __device__ __forceinline__ void release(uint64_t* barrier) {
+    __syncwarp();
+    if ((thread & 31) == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  // Issues the score products of one half of the dims.
+  template <int kHalf>
+  __device__ __forceinline__ void issue_scores() {
+    uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
+    uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[kGroup]));
+    constexpr int kFirst = kHalf == kLeft ? 0 : kHalfPanels;
+    constexpr int kLast = kHalf == kLeft ? kHalfPanels : kPanels;
+#pragma unroll
+    for (int i = kFirst; i < kLast; ++i) {
+      // The RoPE panel first: the even block's probabilities will take its place.
+      int const panel = kHalf == kLeft ? i : (i == kFirst ? kLast - 1 : i - 1);
+#pragma unroll
+      for (int step = 0; step < 4; ++step) {
+        uint64_t const offset = panel * kPanelStep + step * kColumnStep;
+        wgmma_ss<ScoreMma>(scores, q + offset, k + offset, kHalf != kLeft || i + step != 0);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
+                                                  bool first) {
+    if (first) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
+    ptx::mbarrier_wait(&shared.kv_full[kGroup][kLeft], phase);
+    // The even block's scores come first: its softmax lies under the odd block's scores.
+    if (kGroup == 1) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
+    pin_registers(scores);
+    ptx::wgmma_fence();
+    issue_scores<kLeft>();
+    if (first) ptx::mbarrier_wait(&shared.query_full[kRight], query_phase);
+    ptx::mbarrier_wait(&shared.kv_full[kGroup][kRight], phase);
+    ptx::wgmma_fence();
+    issue_scores<kRight>();
+    ptx::wgmma_commit();
+    if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
+  }
+
+  // Scores of tokens that do not exist become -inf; a negative scale changes the scores' sign.
+  __device__ __forceinline__ void mask_scores() {
+    uint32_t valid[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      valid[i] = shared.valid[kGroup][member][(column >> 2) + 2 * i] >> (column & 2);
+    }
+    bool const negative = args.score_scale_log2 < 0.f;
+    if (!__any_sync(0xFFFFFFFFu, (valid[0] & valid[1] & 0x3333) != 0x3333 || negative)) return;
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      int const group = i >> 2;
+      bool const exists = valid[group & 1] >> (4 * (group >> 1) + (i & 1)) & 1;
+      scores[i] = exists ? (negative ? -scores[i] : scores[i]) : -INFINITY;
+    }
+  }
+
+  // Turns scores into probabilities; true if what was accumulated before must be multiplied by
+  // `factor`.
+  __device__ __forceinline__ bool softmax(float (&factor)[2]) {
+    mask_scores();
+    float shift[2];
+    bool grows[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float top = scores[2 * half];
+#pragma unroll
+      for (int i = 0; i < 32; i += 4) {
+        top = fmaxf(top, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
+      }
+      top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
+      top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
+      top *= scale;
+      maximum[half] = fmaxf(maximum[half], top);
+      grows[half] = top > reference[half] + kReferenceSlackLog2;
+      factor[half] = grows[half] ? ptx::exp2_flushed(reference[half] - top) : 1.f;
+      if (grows[half]) reference[half] = top;
+      shift[half] = reference[half] == -INFINITY ? 0.f : reference[half];
+      sum[half] *= factor[half];
+    }
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      int const half = (i >> 1) & 1;
+      scores[i] = ptx::exp2_flushed(fmaf(scores[i], scale, -shift[half]));
+      sum[half] += scores[i];
+    }
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      probability[i >> 2][i & 3] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
+    }
+    return __any_sync(0xFFFFFFFFu, grows[0] || grows[1]);
+  }
+
+  // Probabilities and reference for the other warpgroup.
+  __device__ __forceinline__ void publish(uint8_t* panel) {
+    int const lane = thread & 31;
+    int const target_row = (thread >> 5) * 16 + (lane & 15);
+    uint32_t const target =
+        ptx::shared_address(panel) + target_row * 128 + (((lane >> 4) ^ (lane & 7)) << 4);
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      ptx::store_matrices(target ^ (step << 5), probability[step]);
+    }
+    if (column == 0) {
+      shared.reference[kGroup][row] = reference[0];
+      shared.reference[kGroup][row + 8] = reference[1];
+    }
+    ptx::fence_proxy_async();
+    ptx::named_barrier_arrive(kGroup == 0 ? kEvenReady : kOddReady, kConsumerThreads);
+  }
+
+  __device__ __forceinline__ void scale_output(float const (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) output[i] *= factor[(i >> 1) & 1];
+  }
+
+  // Waits for the other warpgroup's probabilities and takes over their reference.
+  __device__ __forceinline__ void receive() {
+    ptx::named_barrier_sync(kGroup == 0 ? kOddReady : kEvenReady, kConsumerThreads);
+    float factor[2];
+    bool grows = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float const now = shared.reference[kGroup ^ 1][row + 8 * half];
+      bool const grew = now != reference[half];
+      factor[half] = grew ? ptx::exp2_flushed(reference[half] - now) : 1.f;
+      reference[half] = now;
+      grows |= grew;
+    }
+    if (__any_sync(0xFFFFFFFFu, grows)) {
+      ptx::wgmma_wait<0>();  // registers may change only where no product is in flight
+      pin_registers(scores);
+      sum[0] *= factor[0];
+      sum[1] *= factor[1];
+      scale_output(factor);
+    }
+  }
+
+  __device__ __forceinline__ uint64_t values(int stage) const {
+    return mn_major_descriptor(ptx::shared_address(shared.kv[stage][kGroup * kHalfPanels]),
+                               kPanelBytes);
+  }
+
+  // output += own block's probabilities . values, probabilities in registers.
+  __device__ __forceinline__ void issue_own() {
+    uint64_t const value = values(kGroup);
+    pin_registers(output);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma_rs<OwnMma>(output, probability[step], value + step * kTokenStep, true);
+    }
+    ptx::wgmma_commit();
+  }
+
+  // The other block's, probabilities in shared memory.
+  __device__ __forceinline__ void issue_other(uint8_t const* panel) {
+    uint64_t const value = values(kGroup ^ 1);
+    uint64_t const p = k_major_descriptor(ptx::shared_address(panel));
+    pin_registers(output);
+    ptx::wgmma_fence();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      wgmma_ss<OtherMma>(output, p + step * kColumnStep, value + step * kTokenStep, true);
+    }
+    ptx::wgmma_commit();
+  }
+
+  __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
+                                               bool last) {
+    multiply_scores(phase, query_phase, first);
+    ptx::wgmma_wait<0>();
+    pin_registers(scores);
+    if (last) release(&shared.query_empty);
+    float factor[2];
+    bool const grows = softmax(factor);
+    ptx::named_barrier_sync(kScoresRead, 128);
+    publish(shared.even_probability());
+    if (grows) scale_output(factor);
+    issue_own();
+    ptx::wgmma_wait<0>();
+    pin_registers(output);
+    release(&shared.kv_empty[0][kLeft]);
+    receive();
+    issue_other(shared.odd_probability);
+    ptx::wgmma_wait<0>();
+    pin_registers(output);
+    release(&shared.kv_empty[1][kLeft]);
+  }
+
+  __device__ __forceinline__ void pair_of_odd(uint32_t phase, uint32_t query_phase, bool first,
+                                              bool last) {
+    multiply_scores(phase, query_phase, first);
+    receive();
+    issue_other(shared.even_probability());
+    ptx::wgmma_wait<1>();
+    pin_registers(scores);
+    if (last) release(&shared.query_empty);
+    float factor[2];
+    bool const grows = softmax(factor);
+    publish(shared.odd_probability);
+    ptx::wgmma_wait<0>();
+    pin_registers(output);
+    release(&shared.kv_empty[0][kRight]);
+    if (grows) scale_output(factor);
+    issue_own();
+    ptx::wgmma_wait<0>();
+    pin_registers(output);
+    release(&shared.kv_empty[1][kRight]);
+  }
+
+  // Joins the row sums of both warpgroups; writes log-sum-exp and maximum.
+  __device__ __forceinline__ void finish_rows(Tile const& tile, uint32_t parity,
+                                              float (&factor)[2]) {
+    constexpr float kLn2 = 0.6931471805599453f;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 1);
+      sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 2);
+      if (column == 0) {
+        shared.sum[parity][kGroup][row + 8 * half] = sum[half];
+        shared.maximum[parity][kGroup][row + 8 * half] = maximum[half];
+      }
+    }
+    ptx::named_barrier_sync(kTotalsReady, kConsumerThreads);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int const at = row + 8 * half;
+      TileRow const to(tile, at);
+      // Even block's share first in both warpgroups.
+      float const total = shared.sum[parity][0][at] + shared.sum[parity][1][at];
+      float const top = fmaxf(shared.maximum[parity][0][at], shared.maximum[parity][1][at]);
+      bool const empty = total == 0.f;
+      float const lse_log2 = empty ? -INFINITY : reference[half] + log2f(total);
+      factor[half] = empty ? 0.f : 1.f / total;
+      if (!to.exists) continue;
+      bool const writes = kGroup == 0 && column == 0;
+      if (args.num_splits > 1) {
+        if (writes) args.partial_lse[tile.part(args, to)] = lse_log2;
+        continue;
+      }
+      if (args.attn_sink && !empty) {
+        factor[half] /= 1.f + expf(args.attn_sink[to.head] - lse_log2 * kLn2);
+      }
+      if (writes) {
+        int64_t const position = (tile.row + to.member) * args.num_heads + to.head;
+        args.lse[position] = lse_log2 * kLn2;
+        if (args.max_logits) args.max_logits[position] = top * kLn2;
+      }
+    }
+  }
+
+  // Four lanes hold neighbouring pairs of columns of a row: they trade them so that each has 16
+  // bytes of it.
+  __device__ __forceinline__ void transpose(uint32_t (&words)[4]) const {
+    bool const first = thread & 1, second = thread & 2;
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      uint32_t const got = __shfl_xor_sync(0xFFFFFFFFu, first ? words[i] : words[i + 1], 1);
+      (first ? words[i] : words[i + 1]) = got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t const got = __shfl_xor_sync(0xFFFFFFFFu, second ? words[i] : words[i + 2], 2);
+      (second ? words[i] : words[i + 2]) = got;
+    }
+  }
+
+  // fp32, to be joined with the other parts.
+  __device__ __forceinline__ void store_part(float* target, int half, float factor) const {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      float const* pair = &output[i * 4 + half * 2];
+      *reinterpret_cast<float2*>(target + i * 8 + column) =
+          make_float2(pair[0] * factor, pair[1] * factor);
+    }
+  }
+
+  __device__ __forceinline__ void store_row(uint16_t* target, int half, float factor,
+                                            bool exists) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      uint32_t words[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        float const* value = &output[(i * 4 + j) * 4 + half * 2];
+        words[j] = ptx::pack_bf16(value[0] * factor, value[1] * factor);
+      }
+      transpose(words);
+      if (exists) {
+        *reinterpret_cast<uint4*>(target + i * 32 + (thread & 3) * 8) =
+            make_uint4(words[0], words[1], words[2], words[3]);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_output(Tile const& tile, float const (&factor)[2]) const {
+    constexpr int kFirstDim = kGroup * (kLatentDim / 2);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      TileRow const to(tile, row + 8 * half);
+      if (args.num_splits == 1) {
+        int64_t const offset =
+            (tile.row + to.member) * args.out_row_stride + to.head * args.out_head_stride;
+        store_row(args.out + (to.exists ? offset : 0) + kFirstDim, half, factor[half], to.exists);
+      } else if (to.exists && tile.num_pairs > 0) {
+        store_part(args.partial_out + tile.part(args, to) * kLatentDim + kFirstDim, half,
+                   factor[half]);
+      }
+    }
+  }
+
+  // A value that is not finite reaches every row of a pack, with a weight of zero. Such rows attend
+  // again, one by one.
+  __device__ __forceinline__ void mark_leak(Tile const& tile) const {
+    float finite = 0.f;
+#pragma unroll
+    for (int i = 0; i < 128; ++i) finite = fmaf(output[i], 0.f, finite);
+    if (finite == 0.f) return;
+    for (int64_t leaked = tile.row; leaked < tile.row + tile.rows; ++leaked) {
+      args.unions.repairs[leaked] = {static_cast<int32_t>(leaked), Tile::list_length(args, leaked)};
+    }
+    *args.unions.leaked = 1;
+  }
+
+  __device__ void run() {
+    uint32_t const tiles = num_tiles(args);
+    uint32_t phase = 0, query_phase = 0, parity = 0;
+    for (uint32_t index = next_tile(args, blockIdx.x, tiles); index < tiles;
+         index = next_tile(args, index + gridDim.x, tiles)) {
+      int num_pairs;
+      {
+        Tile const tile(args, index);
+        num_pairs = tile.num_pairs;
+        begin_tile(tile);
+      }
+      for (int pair = 0; pair < num_pairs; ++pair) {
+        bool const last = pair + 1 == num_pairs;
+        if constexpr (kGroup == 0) {
+          pair_of_even(phase, query_phase, pair == 0, last);
+        } else {
+          pair_of_odd(phase, query_phase, pair == 0, last);
+        }
+        phase ^= 1;
+      }
+      if (num_pairs > 0) query_phase ^= 1;
+      Tile const tile(args, index);
+      float factor[2];
+      finish_rows(tile, parity, factor);
+      if (tile.packed) mark_leak(tile);
+      store_output(tile, factor);
+      parity ^= 1;
+    }
+  }
+};
+
+}  // namespace dsa_ops::sparse_mla::pairs
