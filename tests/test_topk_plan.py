@@ -9,7 +9,12 @@ from tests.gates.native_build import compiled_module
 NUM_SMS = 132
 MAX_SHARED_BYTES = 232_448
 ROWS = [1, 2, 8, 15, 16, 17, 63, 64, 66, 67, 131, 132, 133, 4096, 70_000]
-RESIDENT = [(1, 1024, 8), (1, 512, 16), (2, 1024, 16), (16, 1024, 8)]
+HELD = [
+    ("resident", 1, 1024, 8),
+    ("resident", 2, 1024, 16),
+    ("resident", 16, 1024, 8),
+    ("staged", 1, 256, 32),
+]
 COLUMNS = [1, 100, 4096, 8192, 16_384, 16_385, 32_768, 65_536, 131_072, 262_144, 1 << 20, 1 << 31]
 
 
@@ -23,7 +28,7 @@ def choice(num_rows: int, num_columns: int, aligned: bool = True) -> tuple[str, 
     [
         (1, 8192, ("resident", 1, 1024)),
         (128, 8192, ("resident", 1, 1024)),
-        (4096, 8192, ("resident", 1, 512)),
+        (4096, 8192, ("staged", 1, 256)),
         (1, 131_072, ("resident", 16, 1024)),
         (4, 131_072, ("resident", 16, 1024)),
         (64, 32_768, ("resident", 2, 1024)),
@@ -63,11 +68,8 @@ def test_every_plan_can_be_launched(top_k: int, num_sms: int) -> None:
                     assert plan["cluster_size"] in (1, 2, 4, 16)
                     assert plan["capacity"] >= top_k
                     continue
-                assert (
-                    plan["cluster_size"],
-                    plan["block_threads"],
-                    plan["thread_keys"],
-                ) in RESIDENT
+                names = ("selector", "cluster_size", "block_threads", "thread_keys")
+                assert tuple(plan[name] for name in names) in HELD
                 slice_length = -(-num_columns // plan["cluster_size"] // 8) * 8
                 before = 0 if aligned else 7
                 held = plan["block_threads"] * plan["thread_keys"]

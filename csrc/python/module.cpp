@@ -84,13 +84,21 @@ py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_he
   return result;
 }
 
+char const* selector_name(dsa_ops::topk_sm90::Selector selector) {
+  using dsa_ops::topk_sm90::Selector;
+  switch (selector) {
+    case Selector::kResident: return "resident";
+    case Selector::kStaged: return "staged";
+    default: return "gated";
+  }
+}
+
 py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms,
                    bool aligned) {
   require_positive("plan_topk", {{"top_k", top_k}, {"num_sms", num_sms}});
   auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, aligned, num_sms);
-  bool const resident = plan.selector == dsa_ops::topk_sm90::Selector::kResident;
   py::dict result;
-  result["selector"] = resident ? "resident" : "gated";
+  result["selector"] = selector_name(plan.selector);
   result["cluster_size"] = plan.cluster_size;
   result["block_threads"] = plan.block_threads;
   result["thread_keys"] = plan.thread_keys;

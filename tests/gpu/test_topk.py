@@ -26,7 +26,8 @@ __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
 TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
 # Repeats of three rows, and columns: together every kernel, cluster and block size of a 132-SM GPU.
-RESIDENT_SHAPES = [(1, 300), (1, 8000), (50, 6000), (2, 130_000), (1, 20_000), (12, 20_000)]
+RESIDENT_SHAPES = [(1, 300), (1, 8000), (2, 130_000), (1, 20_000), (12, 20_000)]
+STAGED_SHAPES = [(50, 6000), (45, 8185), (45, 300)]
 GATED_SHAPES = [(47, 40_000), (34, 70_000), (7, 140_000), (4, 140_000), (1, 400_000)]
 
 
@@ -101,14 +102,14 @@ def assert_exact(
 def test_shapes_reach_every_kernel() -> None:
     plans = [
         compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132, False)
-        for repeats, num_columns in RESIDENT_SHAPES + GATED_SHAPES
+        for repeats, num_columns in RESIDENT_SHAPES + STAGED_SHAPES + GATED_SHAPES
     ]
     chosen = {(plan["selector"], plan["cluster_size"], plan["block_threads"]) for plan in plans}
-    resident = {("resident", *shape) for shape in ((1, 1024), (1, 512), (2, 1024), (16, 1024))}
-    assert chosen == resident | {("gated", size, 512) for size in (1, 2, 4, 16)}
+    held = {("resident", size, 1024) for size in (1, 2, 16)} | {("staged", 1, 256)}
+    assert chosen == held | {("gated", size, 512) for size in (1, 2, 4, 16)}
 
 
-@pytest.mark.parametrize(("repeats", "num_columns"), RESIDENT_SHAPES + GATED_SHAPES)
+@pytest.mark.parametrize(("repeats", "num_columns"), RESIDENT_SHAPES + STAGED_SHAPES + GATED_SHAPES)
 @pytest.mark.parametrize("kind", ROWS)
 def test_adversarial_rows(kind: str, repeats: int, num_columns: int) -> None:
     logits = torch.stack([ROWS[kind](num_columns) for _ in range(3)])
@@ -129,7 +130,9 @@ def test_samples_that_mislead(num_rows: int, num_columns: int, dtype: torch.dtyp
     assert_exact(logits, 2048, torch.full((num_rows,), num_columns).int())
 
 
-@pytest.mark.parametrize(("repeats", "num_columns"), [(1, 12_000), (12, 20_000), (1, 300_000)])
+@pytest.mark.parametrize(
+    ("repeats", "num_columns"), [(1, 12_000), (12, 7000), (12, 20_000), (1, 300_000)]
+)
 @pytest.mark.parametrize("top_k", TOP_KS)
 def test_lengths_around_k(top_k: int, repeats: int, num_columns: int) -> None:
     lengths = [0, 1, 2, top_k - 1, top_k, top_k + 1, 2 * top_k, 31, 32, 33, 9000, INT32.max]
@@ -152,7 +155,7 @@ def test_batches(num_rows: int, num_columns: int) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("offset", [1, 2, 3, 5])
-@pytest.mark.parametrize(("num_rows", "num_columns"), [(9, 4990), (140, 19_990)])
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(9, 4990), (140, 4990), (140, 19_990)])
 def test_strides_and_misaligned_rows(
     num_rows: int, num_columns: int, offset: int, dtype: torch.dtype
 ) -> None:
@@ -193,7 +196,7 @@ def test_no_rows_or_no_columns() -> None:
 
 @pytest.mark.parametrize("given_requests", [False, True])
 @pytest.mark.parametrize("top_k", [64, 2048])
-@pytest.mark.parametrize(("num_rows", "num_columns"), [(12, 5000), (144, 20_000)])
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(12, 5000), (144, 5000), (144, 20_000)])
 def test_slots(num_rows: int, num_columns: int, top_k: int, given_requests: bool) -> None:
     logits = torch.randn(num_rows, num_columns)
     starts = torch.randint(0, 50, (num_rows,)).int()
@@ -209,11 +212,11 @@ def test_slots(num_rows: int, num_columns: int, top_k: int, given_requests: bool
     assert_exact(logits, top_k, ends, starts, row_offsets=options["row_offsets"])
 
 
-@pytest.mark.parametrize("num_rows", [60, 140])
-def test_repeats_and_rows_alone(num_rows: int) -> None:
-    """A row alone is selected as in a batch: by the resident kernel as by the gated one."""
-    logits = (torch.randn(num_rows, 50_000) * 8).round()
-    ends = torch.full((num_rows,), 50_000).int()
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(60, 50_000), (140, 50_000), (140, 8000)])
+def test_repeats_and_rows_alone(num_rows: int, num_columns: int) -> None:
+    """A row alone is selected as in a batch: by the resident kernel as by the others."""
+    logits = (torch.randn(num_rows, num_columns) * 8).round()
+    ends = torch.full((num_rows,), num_columns).int()
     assert_repeats(lambda: (dsa_ops.topk(logits, 2048, ends),))
     batch = dsa_ops.topk(logits, 2048, ends)
     for row in (0, 31, 59):
@@ -221,13 +224,13 @@ def test_repeats_and_rows_alone(num_rows: int) -> None:
         assert torch.equal(dsa_ops.topk(logits[own], 2048, ends[own]), batch[own])
 
 
-@pytest.mark.parametrize("num_rows", [2, 200])
-def test_graph_replays_with_new_lengths_and_logits(num_rows: int) -> None:
-    logits, ends = torch.randn(num_rows, 30_000), torch.full((num_rows,), 9).int()
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(2, 30_000), (200, 30_000), (200, 8000)])
+def test_graph_replays_with_new_lengths_and_logits(num_rows: int, num_columns: int) -> None:
+    logits, ends = torch.randn(num_rows, num_columns), torch.full((num_rows,), 9).int()
     indices = poisoned(num_rows, 2048, dtype=torch.int32)
     graph = capture(lambda: dsa_ops.topk(logits, 2048, ends, out=indices))
-    for length in (30_000, 2048, 0, 2500):
-        logits.copy_(torch.randn(num_rows, 30_000))
+    for length in (num_columns, 2048, 0, 2500):
+        logits.copy_(torch.randn(num_rows, num_columns))
         ends.fill_(length)
         graph.replay()
         assert torch.equal(indices, reference.topk(logits, 2048, ends))

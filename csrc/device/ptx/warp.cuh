@@ -18,4 +18,15 @@ __device__ __forceinline__ bool elect_one() {
   return elected != 0;
 }
 
+// Of the values of lanes 0 to `lane`, this one. By all lanes.
+template <class Integer>
+__device__ __forceinline__ Integer warp_inclusive_sum(Integer value, int lane) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    Integer const below = __shfl_up_sync(0xffffffff, value, distance);
+    if (lane >= distance) value += below;
+  }
+  return value;
+}
+
 }  // namespace dsa_ops::ptx

@@ -85,15 +85,6 @@ __device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int
   }
 }
 
-__device__ __forceinline__ int32_t warp_inclusive_sum(int32_t value, int lane) {
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    int32_t const below = __shfl_up_sync(~0u, value, offset);
-    if (lane >= offset) value += below;
-  }
-  return value;
-}
-
 template <class Tile>
 class PagedProducer {
   using Block = PagedBlock<Tile>;
@@ -131,7 +122,7 @@ class PagedProducer {
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
       int32_t const pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
-      int32_t const sum = warp_inclusive_sum(pages, lane_);
+      int32_t const sum = ptx::warp_inclusive_sum(pages, lane_);
       int32_t const tile_begin = before + sum - pages;
       int32_t const page_begin = max(begin - tile_begin, 0);
       int32_t const page_end = min(end - tile_begin, pages);

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "device/ptx/warpgroup.cuh"
+#include "device/ptx/warp.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/storage.h"
 #include "kernels/topk/traits.h"
@@ -16,43 +16,46 @@ __device__ __forceinline__ void clear_bins(BinStorage& shared) {
   }
 }
 
-// By kSearchThreads threads: where the low_rank-th and the high_rank-th best value lie, high_rank
-// <= low_rank. A rank that is 0 or above the number of values leaves its place as it is.
+// By all threads, of which kSearchThreads search: where the low_rank-th and the high_rank-th best
+// value lie, high_rank <= low_rank. A rank that is 0 or above the number of values leaves its place
+// as it is. One barrier; a named one of the searching warps would do, but racecheck loses track of
+// the block's barriers behind one of those.
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {
   constexpr int kBinsPerThread = kBins / kSearchThreads;
+  bool const searches = threadIdx.x < kSearchThreads;
   int const lane = threadIdx.x % 32;
   int const warp = threadIdx.x / 32;
   int const first = kBins - kBinsPerThread - kBinsPerThread * threadIdx.x;
-  uint32_t counts[kBinsPerThread];  // of descending bins
   uint32_t sum = 0;
+  uint32_t inclusive = 0;
+  if (searches) {
 #pragma unroll
-  for (int i = 0; i < kBinsPerThread; i += 4) {
-    uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
-    counts[kBinsPerThread - 1 - i] = quad.x;
-    counts[kBinsPerThread - 2 - i] = quad.y;
-    counts[kBinsPerThread - 3 - i] = quad.z;
-    counts[kBinsPerThread - 4 - i] = quad.w;
-    sum += quad.x + quad.y + quad.z + quad.w;
+    for (int i = 0; i < kBinsPerThread; i += 4) {
+      uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
+      sum += quad.x + quad.y + quad.z + quad.w;
+    }
+    inclusive = ptx::warp_inclusive_sum(sum, lane);
+    if (lane == 31) shared.warp_sums[warp] = inclusive;
   }
-  uint32_t const inclusive = warp_inclusive_sum(sum, lane);
-  if (lane == 31) shared.warp_sums[warp] = inclusive;
-  ptx::named_barrier_sync(kSearchBarrier, kSearchThreads);
+  __syncthreads();
+  if (!searches) return;
   uint32_t above = inclusive - sum;
 #pragma unroll
   for (int other = 0; other < kSearchWarps - 1; ++other) {
     above += other < warp ? shared.warp_sums[other] : 0;
   }
   if (above + sum < high_rank || above >= low_rank) return;
-#pragma unroll
-  for (int i = 0; i < kBinsPerThread; ++i) {
-    uint32_t const bin = first + kBinsPerThread - 1 - i;
-    uint32_t const reached = above + counts[i];
+#pragma unroll 4
+  for (int i = kBinsPerThread - 1; i >= 0; --i) {
+    uint32_t const bin = first + i;
+    uint32_t const count = shared.bins[bin];
+    uint32_t const reached = above + count;
     if (above < high_rank && high_rank <= reached) {
-      shared.high = Place{bin, high_rank - above, counts[i]};
+      shared.high = Place{bin, high_rank - above, count};
     }
     if (above < low_rank && low_rank <= reached) {
-      shared.low = Place{bin, low_rank - above, counts[i]};
+      shared.low = Place{bin, low_rank - above, count};
     }
     above = reached;
   }
@@ -68,7 +71,7 @@ struct Bin {
 
 // Narrows a bin, 11 bits a step, until stop(bin) or it is a single value. visit(count) calls
 // count(value) for the values of this thread. The first step also places the high_rank-th best,
-// unless that is 0. Barriers of a step: the cleared bins; the counts; the result.
+// unless that is 0. Barriers of a step: the cleared bins; the counts; the search; the result.
 template <int kThreads, class Visit, class Stop>
 __device__ __forceinline__ Bin narrow(BinStorage& shared, Bin bin, uint32_t high_rank,
                                       Visit const& visit, Stop const& stop) {
@@ -83,7 +86,7 @@ __device__ __forceinline__ Bin narrow(BinStorage& shared, Bin bin, uint32_t high
       if (offset <= width) atomicAdd(&shared.bins[offset >> shift], 1u);
     });
     __syncthreads();
-    if (threadIdx.x < kSearchThreads) find_places(shared, bin.rank, high_rank);
+    find_places(shared, bin.rank, high_rank);
     __syncthreads();
     high_rank = 0;
     Place const place = shared.low;

@@ -1,6 +1,8 @@
-// Prefix sums over a warp and over a block.
+// Prefix sums over a block.
 #pragma once
 #include <cstdint>
+
+#include "device/ptx/warp.cuh"
 
 namespace dsa_ops::topk_sm90 {
 
@@ -10,15 +12,6 @@ inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 // take registers from one use to the next through everything in between.
 __device__ __forceinline__ uint32_t opaque(uint32_t value) {
   asm volatile("" : "+r"(value));
-  return value;
-}
-
-__device__ __forceinline__ uint32_t warp_inclusive_sum(uint32_t value, int lane) {
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    uint32_t const below = __shfl_up_sync(kAllLanes, value, distance);
-    if (lane >= distance) value += below;
-  }
   return value;
 }
 
@@ -39,7 +32,7 @@ struct BlockSums {
     uint32_t inclusive[kWords];
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      inclusive[i] = warp_inclusive_sum(values[i], lane);
+      inclusive[i] = ptx::warp_inclusive_sum(values[i], lane);
       if (lane == 31) warp_sums[i][warp] = inclusive[i];
     }
     __syncthreads();

@@ -15,7 +15,7 @@
 
 #include "device/ptx/cluster.cuh"
 #include "device/ptx/mbarrier.cuh"
-#include "device/ptx/warpgroup.cuh"
+#include "device/ptx/warp.cuh"
 #include "kernels/topk/bins.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/keys.cuh"
@@ -47,18 +47,21 @@ class ClusterSelect {
  public:
   using Storage = SelectStorage<kClusterSize>;
 
-  // The caller synchronises the block before it selects.
-  __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) {
+  __device__ explicit ClusterSelect(Storage& shared) : shared_(shared) {}
+  __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) { prepare(top_k); }
+
+  // The caller synchronises the block between this and the selection.
+  __device__ __forceinline__ void prepare(int top_k) {
     int const thread = threadIdx.x;
-    if (thread < kRoundBins) shared.bins[0][thread] = 0;
-    if (thread < kRankedKeys) shared.ranked[thread] = kNoKey;
+    if (thread < kRoundBins) shared_.bins[0][thread] = 0;
+    if (thread < kRankedKeys) shared_.ranked[thread] = kNoKey;
     if (thread == 0) {
-      shared.num_ranked = 0;
-      shared.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
+      shared_.num_ranked = 0;
+      shared_.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
     }
     if constexpr (kClusterSize > 1) {
       if (thread <= kMaxRounds) {
-        ptx::mbarrier_init(&shared.barriers[thread], 1);
+        ptx::mbarrier_init(&shared_.barriers[thread], 1);
         ptx::fence_mbarrier_init();
       }
       __syncwarp();
@@ -83,16 +86,24 @@ class ClusterSelect {
   // becomes that of the keys below it. True leaves the verdict.
   template <int kKeys>
   __device__ __forceinline__ bool select(uint32_t const (&keys)[kKeys], Interval& interval) {
+    return select_visited([&](auto const& take) { take(keys); }, interval);
+  }
+
+  // The same where visit(take) calls take(keys), arrays of one size, for the keys of this thread.
+  template <class Visit>
+  __device__ __forceinline__ bool select_visited(Visit const& visit, Interval& interval) {
 #pragma unroll 1
     while (true) {
       Crossing const crossing = run_round([&](uint32_t* bins) {
+        visit([&](auto const& keys) {
 #pragma unroll
-        for (int i = 0; i < kKeys; ++i) {
-          uint32_t const offset = keys[i] - interval.low;
-          if (offset <= interval.range) {
-            atomicAdd(&bins[min(offset >> interval.shift, kRoundBins - 1)], 1u);
+          for (uint32_t const key : keys) {
+            uint32_t const offset = key - interval.low;
+            // Choosing a bin costs less than a branch around the atomic.
+            uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
+            atomicAdd(&bins[offset <= interval.range ? bin : kOtherBin], 1u);
           }
-        }
+        });
       });
       if (crossing.bin == kRoundBins) {
         uint32_t const range = interval.low - 2;
@@ -107,7 +118,7 @@ class ClusterSelect {
       interval.shift = round_shift(interval.range);
       bool const settled = crossing.inside == crossing.rank;
       if (!settled && crossing.inside <= kRankedKeys) {
-        rank_inside(keys, interval, crossing);
+        rank_inside(visit, interval, crossing);
         return true;
       }
       if (settled || interval.range == 0) {
@@ -122,18 +133,14 @@ class ClusterSelect {
   }
 
   // Counts by count(bins) and finds the bin of the remaining-th best. Barriers: the block's counts;
-  // the exchange; the crossing, and the zeros of the next round's bins.
+  // the exchange; the search; the crossing, and the zeros of the next round's bins.
   template <class Count>
   __device__ __forceinline__ Crossing run_round(Count const& count) {
     uint32_t* const bins = shared_.bins[round_ % 2];
     count(bins);
     __syncthreads();
     if constexpr (kClusterSize > 1) send_counts();
-    if (threadIdx.x < kRoundBins) {
-      shared_.bins[1 - round_ % 2][threadIdx.x] = 0;
-      if constexpr (kClusterSize > 1) ptx::mbarrier_wait_cluster(&shared_.barriers[round_], 0);
-      find_crossing(bins);
-    }
+    find_crossing(bins);
     __syncthreads();
     ++round_;
     return shared_.crossing;
@@ -163,29 +170,37 @@ class ClusterSelect {
     }
   }
 
-  // By kRoundBins threads, the first the best bin's.
+  // By kRoundBins threads, the first the best bin's; the others take part in the barrier.
   __device__ __forceinline__ void find_crossing(uint32_t const* bins) {
+    bool const searches = threadIdx.x < kRoundBins;
     int const lane = threadIdx.x % 32;
     int const warp = threadIdx.x / 32;
-    int const bin = kRoundBins - 1 - threadIdx.x;
-    uint32_t const rank = shared_.crossing.rank;  // of the last round; written behind the barrier
-    uint32_t const above_before = shared_.crossing.above_before;
+    int const bin = kRoundBins - 1 - static_cast<int>(threadIdx.x);
+    uint32_t rank = 0;  // of the last round
+    uint32_t above_before = 0;
     uint2 sum = make_uint2(0, 0);  // of the cluster, of the blocks of lower rank
-    if constexpr (kClusterSize == 1) {
-      sum.x = bins[bin];
-    } else {
-#pragma unroll
-      for (int peer = 0; peer < kClusterSize; ++peer) {
-        uint32_t const count = shared_.gathered[round_ % 2][peer][bin];
-        sum.x += count;
-        sum.y += peer < block_rank() ? count : 0;
-      }
-    }
     uint2 above = sum;
-    above.x = warp_inclusive_sum(sum.x, lane);
-    if constexpr (kClusterSize > 1) above.y = warp_inclusive_sum(sum.y, lane);
-    if (lane == 31) shared_.warp_sums[warp] = above;
-    ptx::named_barrier_sync(kSearchBarrier, kSearchThreads);
+    if (searches) {
+      shared_.bins[1 - round_ % 2][threadIdx.x] = 0;
+      rank = shared_.crossing.rank;
+      above_before = shared_.crossing.above_before;
+      if constexpr (kClusterSize == 1) {
+        sum.x = bins[bin];
+      } else {
+        ptx::mbarrier_wait_cluster(&shared_.barriers[round_], 0);
+#pragma unroll
+        for (int peer = 0; peer < kClusterSize; ++peer) {
+          uint32_t const count = shared_.gathered[round_ % 2][peer][bin];
+          sum.x += count;
+          sum.y += peer < block_rank() ? count : 0;
+        }
+      }
+      above.x = ptx::warp_inclusive_sum(sum.x, lane);
+      if constexpr (kClusterSize > 1) above.y = ptx::warp_inclusive_sum(sum.y, lane);
+      if (lane == 31) shared_.warp_sums[warp] = above;
+    }
+    __syncthreads();
+    if (!searches) return;
 #pragma unroll
     for (int other = 0; other < kSearchWarps - 1; ++other) {
       uint2 const sums = shared_.warp_sums[other];
@@ -207,21 +222,23 @@ class ClusterSelect {
 
   // Sends the keys of the crossing to every block, each of which ranks them. Barriers: the block's
   // keys; the exchange; the verdict.
-  template <int kKeys>
-  __device__ __forceinline__ void rank_inside(uint32_t const (&keys)[kKeys],
-                                              Interval const& interval, Crossing const& crossing) {
+  template <class Visit>
+  __device__ __forceinline__ void rank_inside(Visit const& visit, Interval const& interval,
+                                              Crossing const& crossing) {
     uint32_t* const list = kClusterSize == 1 ? shared_.ranked : shared_.own_ranked;
-    bool any = false;  // few threads have one
+    visit([&](auto const& keys) {
+      bool any = false;  // few threads have one
 #pragma unroll
-    for (int i = 0; i < kKeys; ++i) any |= keys[i] - interval.low <= interval.range;
-    if (any) {
+      for (uint32_t const key : keys) any |= key - interval.low <= interval.range;
+      if (any) {
 #pragma unroll
-      for (int i = 0; i < kKeys; ++i) {
-        if (keys[i] - interval.low <= interval.range) {
-          list[atomicAdd(&shared_.num_ranked, 1u)] = keys[i];
+        for (uint32_t const key : keys) {
+          if (key - interval.low <= interval.range) {
+            list[atomicAdd(&shared_.num_ranked, 1u)] = key;
+          }
         }
       }
-    }
+    });
     __syncthreads();
     if constexpr (kClusterSize > 1) send_ranked(crossing);
     if (threadIdx.x < kRankThreads) {

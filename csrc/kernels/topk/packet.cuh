@@ -12,6 +12,7 @@ struct Packet;
 template <>
 struct Packet<LogitsType::kFloat32> {
   using Element = uint32_t;
+  using Quad = uint4;
   static constexpr int kLogits = 4;
   static __device__ __forceinline__ float logit(Element element) {
     return __uint_as_float(element);
@@ -22,11 +23,15 @@ struct Packet<LogitsType::kFloat32> {
     logits[2] = __uint_as_float(raw.z);
     logits[3] = __uint_as_float(raw.w);
   }
+  static __device__ __forceinline__ void unpack_quad(Quad raw, float* logits) {
+    unpack(raw, logits);
+  }
 };
 
 template <>
 struct Packet<LogitsType::kBfloat16> {
   using Element = uint16_t;
+  using Quad = uint2;
   static constexpr int kLogits = 8;
   static __device__ __forceinline__ float logit(Element element) {
     return __uint_as_float(static_cast<uint32_t>(element) << 16);
@@ -38,6 +43,12 @@ struct Packet<LogitsType::kBfloat16> {
       logits[2 * i] = __uint_as_float(words[i] << 16);
       logits[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
     }
+  }
+  static __device__ __forceinline__ void unpack_quad(Quad raw, float* logits) {
+    logits[0] = __uint_as_float(raw.x << 16);
+    logits[1] = __uint_as_float(raw.x & 0xFFFF0000u);
+    logits[2] = __uint_as_float(raw.y << 16);
+    logits[3] = __uint_as_float(raw.y & 0xFFFF0000u);
   }
 };
 

@@ -8,6 +8,7 @@
 
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/resident/traits.h"
+#include "kernels/topk/staged/traits.h"
 
 namespace dsa_ops::topk_sm90 {
 namespace {
@@ -20,8 +21,9 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// A line with thread_keys is the resident kernel's, whose blocks hold so many keys a thread.
+// Resident and staged blocks hold up to thread_keys keys a thread.
 struct Choice {
+  Selector selector;
   int64_t max_rows;
   int64_t max_columns;
   int32_t cluster_size;
@@ -29,54 +31,59 @@ struct Choice {
   int32_t thread_keys;
 };
 
-// The first line that covers the sizes holds, but for a resident one whose blocks cannot take the
-// row. Figures: microseconds on an H100 with k = 2048, see README.md; bounds between two measured
-// sizes are a guess.
+// The first line that covers the sizes holds, but for one whose blocks cannot take the row.
+// Figures: microseconds on an H100 with k = 2048, see README.md; bounds between two measured sizes
+// are a guess.
 Choice choose(int64_t num_rows, int64_t num_columns, bool aligned, int64_t num_sms) {
   Choice const choices[] = {
       // 128 x 8K: 10.7 and 11.3 with 1,024 and 512 threads, 13.6 gated; 4096 x 8K: 171, 124 and
       // 167.
-      {num_sms, 8192, 1, 1024, 8},
-      {kAny, 8192, 1, 512, 16},
+      {Selector::kResident, num_sms, 8192, 1, 1024, 8},
+      {Selector::kStaged, kAny, 8192, 1, staged::kThreads, staged::kThreadLogits},
       // 64 x 32K: 14.5 against 15.8 gated.
-      {num_sms / 2, 32768, 2, 1024, 16},
+      {Selector::kResident, num_sms / 2, 32768, 2, 1024, 16},
       // 1 x 128K: 9.5 against 11.2 gated; but 16 x 128K 23.9 against 16.7.
-      {num_sms / 16, 131072, 16, 1024, 8},
+      {Selector::kResident, num_sms / 16, 131072, 16, 1024, 8},
       // 16 x 128K: 30, 21, 16.7 and 29.5 with 1, 2, 4 and 16 blocks; 1 x 1M: 43 and 18.4 with 4
       // and 16.
-      {num_sms / 4, 262144, 4, kGatedThreads, 0},
-      {num_sms / 16, kAny, 16, kGatedThreads, 0},
-      {num_sms / 4, kAny, 4, kGatedThreads, 0},
+      {Selector::kGated, num_sms / 4, 262144, 4, kGatedThreads, 0},
+      {Selector::kGated, num_sms / 16, kAny, 16, kGatedThreads, 0},
+      {Selector::kGated, num_sms / 4, kAny, 4, kGatedThreads, 0},
       // 64 x 128K: 32.4, 26.1 and 41.2 with 1, 2 and 4 blocks.
-      {num_sms, kAny, 2, kGatedThreads, 0},
+      {Selector::kGated, num_sms, kAny, 2, kGatedThreads, 0},
       // 256 x 128K: 64.9 and 69.2 with 1 and 2 blocks. Longer rows would overflow one block's list.
-      {kAny, 262144, 1, kGatedThreads, 0},
-      {kAny, kAny, 4, kGatedThreads, 0},
+      {Selector::kGated, kAny, 262144, 1, kGatedThreads, 0},
+      {Selector::kGated, kAny, kAny, 4, kGatedThreads, 0},
   };
   return *std::find_if(std::begin(choices), std::end(choices), [&](Choice const& choice) {
     // A block may have to hold what precedes its slice in a 16-byte packet.
     int64_t const slice =
         round_up((num_columns + choice.cluster_size - 1) / choice.cluster_size, 8);
     int64_t const keys = slice + (aligned ? 0 : kMaxPacketLogits - 1);
-    bool const fits = choice.thread_keys == 0 || keys <= choice.block_threads * choice.thread_keys;
+    bool const fits =
+        choice.selector == Selector::kGated || keys <= choice.block_threads * choice.thread_keys;
     return fits && num_rows <= choice.max_rows && num_columns <= choice.max_columns;
   });
 }
 
-// Its dynamic shared memory.
+// Dynamic shared memory of a resident block.
 int64_t resident_bytes(Choice const& choice, int32_t top_k) {
   using resident::SharedStorage;
   // A thread's keys are words of two tiles, of 4 keys each (float32) or of 8.
   int64_t storage = 0;
   switch (choice.cluster_size) {
-    case 1:
-      storage = choice.block_threads == 512 ? sizeof(SharedStorage<1, 512, 2>)
-                                            : sizeof(SharedStorage<1, 1024, 1>);
-      break;
+    case 1: storage = sizeof(SharedStorage<1, 1024, 1>); break;
     case 2: storage = sizeof(SharedStorage<2, 1024, 2>); break;
     default: storage = sizeof(SharedStorage<16, 1024, 1>);
   }
   return storage + 4 * top_k;
+}
+
+// Of a staged one, whose winners take the place of the row. Enough for bfloat16 too.
+int64_t staged_bytes(int64_t num_columns, int32_t top_k, bool aligned) {
+  int64_t const logits = num_columns + (aligned ? 0 : kMaxPacketLogits - 1);
+  int64_t const row = round_up(logits * static_cast<int64_t>(sizeof(float)), staged::kPairBytes);
+  return static_cast<int64_t>(sizeof(staged::SharedStorage)) + std::max<int64_t>(row, 4 * top_k);
 }
 
 namespace gated_plan {
@@ -119,15 +126,17 @@ TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t clus
 TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, bool aligned,
                    int32_t num_sms) noexcept {
   Choice const choice = choose(num_rows, num_columns, aligned, num_sms);
-  if (choice.thread_keys == 0) {
+  if (choice.selector == Selector::kGated) {
     return gated_plan::make(num_rows, num_columns, top_k, choice.cluster_size);
   }
   TopkPlan plan{};
-  plan.selector = Selector::kResident;
+  plan.selector = choice.selector;
   plan.cluster_size = choice.cluster_size;
   plan.block_threads = choice.block_threads;
   plan.thread_keys = choice.thread_keys;
-  plan.shared_bytes = static_cast<int32_t>(resident_bytes(choice, top_k));
+  plan.shared_bytes = static_cast<int32_t>(choice.selector == Selector::kStaged
+                                               ? staged_bytes(num_columns, top_k, aligned)
+                                               : resident_bytes(choice, top_k));
   plan.num_blocks = num_rows * choice.cluster_size;
   return plan;
 }

@@ -1,4 +1,4 @@
-// Entry point of topk: checks, plan, launch of one of two kernels; and the kernels' table.
+// Entry point of topk: checks, plan, launch of one of three kernels; and the kernels' table.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -9,6 +9,7 @@
 #include "kernels/topk/launcher.h"
 #include "kernels/topk/plan.h"
 #include "kernels/topk/resident/resident_topk.cuh"
+#include "kernels/topk/staged/staged_topk.cuh"
 
 namespace dsa_ops {
 namespace topk_sm90 {
@@ -116,25 +117,21 @@ Status launch_kernel(Launch const& launch) {
   return cuda_status(cudaLaunchKernelEx(&config, kKernel, launch.args), kOp);
 }
 
-// Blocks of a multiprocessor that share its registers.
-constexpr int min_blocks(int block_threads) { return block_threads == 1024 ? 1 : 2; }
+constexpr int kResidentThreads = 1024;
 
-template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
+template <LogitsType kType, int kClusterSize, int kKeys>
 constexpr auto kResident =
-    resident::resident_topk_kernel<kType, kClusterSize, kThreads, kKeys, min_blocks(kThreads)>;
+    resident::resident_topk_kernel<kType, kClusterSize, kResidentThreads, kKeys, 1>;
 template <LogitsType kType, int kClusterSize>
 constexpr auto kGated =
     gated::gated_topk_kernel<kType, kClusterSize, gated::kThreads, gated::min_blocks(kClusterSize)>;
 
 template <LogitsType kType>
 Status launch_resident(Launch const& launch) {
-  TopkPlan const& plan = launch.plan;
-  switch (plan.cluster_size) {
-    case 1:
-      if (plan.block_threads == 512) return launch_kernel<kResident<kType, 1, 512, 16>, 1>(launch);
-      return launch_kernel<kResident<kType, 1, 1024, 8>, 1>(launch);
-    case 2: return launch_kernel<kResident<kType, 2, 1024, 16>, 2>(launch);
-    default: return launch_kernel<kResident<kType, 16, 1024, 8>, 16>(launch);
+  switch (launch.plan.cluster_size) {
+    case 1: return launch_kernel<kResident<kType, 1, 8>, 1>(launch);
+    case 2: return launch_kernel<kResident<kType, 2, 16>, 2>(launch);
+    default: return launch_kernel<kResident<kType, 16, 8>, 16>(launch);
   }
 }
 
@@ -150,8 +147,11 @@ Status launch_gated(Launch const& launch) {
 
 template <LogitsType kType>
 Status launch_as_planned(Launch const& launch) {
-  return launch.plan.selector == Selector::kResident ? launch_resident<kType>(launch)
-                                                     : launch_gated<kType>(launch);
+  switch (launch.plan.selector) {
+    case Selector::kResident: return launch_resident<kType>(launch);
+    case Selector::kStaged: return launch_kernel<staged::staged_topk_kernel<kType>, 1>(launch);
+    default: return launch_gated<kType>(launch);
+  }
 }
 
 Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
@@ -168,12 +168,19 @@ Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
              : launch_as_planned<LogitsType::kBfloat16>(launch);
 }
 
-template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
+template <LogitsType kType, int kClusterSize, int kKeys>
 KernelEntry resident_entry(char const* tile) {
-  constexpr int kRegisters = 65536 / (kThreads * min_blocks(kThreads));
+  constexpr int kRegisters = 65536 / kResidentThreads;
+  return KernelEntry{{"resident_topk_kernel", kOp, tile, kResidentThreads, 0, kRegisters},
+                     reinterpret_cast<void const*>(kResident<kType, kClusterSize, kKeys>)};
+}
+
+template <LogitsType kType>
+KernelEntry staged_entry(char const* tile) {
+  constexpr int kRegisters = 65536 / (staged::kThreads * staged::kMinBlocks);
   return KernelEntry{
-      {"resident_topk_kernel", kOp, tile, kThreads, 0, kRegisters},
-      reinterpret_cast<void const*>(kResident<kType, kClusterSize, kThreads, kKeys>)};
+      {"staged_topk_kernel", kOp, tile, staged::kThreads, kMaxDynamicBytes, kRegisters},
+      reinterpret_cast<void const*>(&staged::staged_topk_kernel<kType>)};
 }
 
 template <LogitsType kType, int kClusterSize>
@@ -203,18 +210,18 @@ Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
 KernelList topk_kernels() {
   using namespace topk_sm90;
   static KernelEntry const entries[] = {
-      resident_entry<LogitsType::kFloat32, 1, 1024, 8>("a float32 row of 8,192 logits"),
-      resident_entry<LogitsType::kFloat32, 1, 512, 16>("a float32 row of 8,192 logits"),
-      resident_entry<LogitsType::kFloat32, 2, 1024, 16>("16,384 float32 logits of a row"),
-      resident_entry<LogitsType::kFloat32, 16, 1024, 8>("8,192 float32 logits of a row"),
+      resident_entry<LogitsType::kFloat32, 1, 8>("a float32 row of 8,192 logits"),
+      staged_entry<LogitsType::kFloat32>("a float32 row of 8,192 logits"),
+      resident_entry<LogitsType::kFloat32, 2, 16>("16,384 float32 logits of a row"),
+      resident_entry<LogitsType::kFloat32, 16, 8>("8,192 float32 logits of a row"),
       gated_entry<LogitsType::kFloat32, 1>("a float32 row"),
       gated_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
       gated_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
       gated_entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
-      resident_entry<LogitsType::kBfloat16, 1, 1024, 8>("a bfloat16 row of 8,192 logits"),
-      resident_entry<LogitsType::kBfloat16, 1, 512, 16>("a bfloat16 row of 8,192 logits"),
-      resident_entry<LogitsType::kBfloat16, 2, 1024, 16>("16,384 bfloat16 logits of a row"),
-      resident_entry<LogitsType::kBfloat16, 16, 1024, 8>("8,192 bfloat16 logits of a row"),
+      resident_entry<LogitsType::kBfloat16, 1, 8>("a bfloat16 row of 8,192 logits"),
+      staged_entry<LogitsType::kBfloat16>("a bfloat16 row of 8,192 logits"),
+      resident_entry<LogitsType::kBfloat16, 2, 16>("16,384 bfloat16 logits of a row"),
+      resident_entry<LogitsType::kBfloat16, 16, 8>("8,192 bfloat16 logits of a row"),
       gated_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),

@@ -11,7 +11,6 @@ inline constexpr int kBins = 1 << kBinsLog2;
 // Eight warps search the bins.
 inline constexpr int kSearchThreads = 256;
 inline constexpr int kSearchWarps = kSearchThreads / 32;
-inline constexpr int kSearchBarrier = 1;
 
 struct Place {
   uint32_t bin;
@@ -28,6 +27,7 @@ struct alignas(16) BinStorage {
 
 inline constexpr int kRoundBins = kSearchThreads;
 inline constexpr int kRoundBinsLog2 = 8;
+inline constexpr int kOtherBin = kRoundBins;  // of keys outside the interval; not read
 inline constexpr int kRankedKeys = 64;
 inline constexpr int kRankThreads = 4 * kRankedKeys;
 // Of a whole selection: four resolve a key from nothing; before them a first interval may miss the
@@ -55,7 +55,7 @@ struct Verdict {
 
 template <int kClusterSize>
 struct alignas(16) SelectStorage {
-  uint32_t bins[2][kRoundBins];  // of even and odd rounds
+  uint32_t bins[2][kRoundBins + 4];  // of even and odd rounds
   uint16_t gathered[2][kClusterSize > 1 ? kClusterSize : 0][kRoundBins];
   alignas(16) uint32_t ranked[kRankedKeys];  // grouped by block
   uint32_t own_ranked[kClusterSize > 1 ? kRankedKeys : 0];

@@ -17,6 +17,12 @@ inline constexpr uint64_t kTokenStep = 16 * 128 >> 4;
 // 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
 inline constexpr float kReferenceSlackLog2 = 8.f;
 
+// Of the four lanes that share a row.
+__device__ __forceinline__ float row_maximum(float value) {
+  value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, 1));
+  return fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, 2));
+}
+
 template <int kHeadDim, int kGroup>
 struct Consumer {
   static constexpr int kPanels = kHeadDim / 64;
@@ -29,7 +35,10 @@ struct Consumer {
   float const scale;
   int member;  // of the pack: the row of the input that both rows belong to
 
-  float reference[2], maximum[2], sum[2];
+  float reference[2], sum[2];
+  float maximum[2];  // of this thread's columns
+  uint32_t valid[2];
+  bool masks;
   float scores[32];
   uint32_t probability[4][4];
   float output[128];
@@ -93,17 +102,22 @@ struct Consumer {
     issue_scores<kRight>();
     ptx::wgmma_commit();
     if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
+    read_valid();
   }
 
-  // Scores of tokens that do not exist become -inf; a negative scale changes the scores' sign.
-  __device__ __forceinline__ void mask_scores() {
-    uint32_t valid[2];
+  // Which tokens of the block exist for this thread's rows; read while the scores are multiplied.
+  __device__ __forceinline__ void read_valid() {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       valid[i] = shared.valid[kGroup][member][(column >> 2) + 2 * i] >> (column & 2);
     }
+    masks = __any_sync(0xFFFFFFFFu,
+                       (valid[0] & valid[1] & 0x3333) != 0x3333 || args.score_scale_log2 < 0.f);
+  }
+
+  // Scores of tokens that do not exist become -inf; a negative scale changes the scores' sign.
+  __device__ __forceinline__ void mask_scores() {
     bool const negative = args.score_scale_log2 < 0.f;
-    if (!__any_sync(0xFFFFFFFFu, (valid[0] & valid[1] & 0x3333) != 0x3333 || negative)) return;
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
       int const group = i >> 2;
@@ -112,28 +126,46 @@ struct Consumer {
     }
   }
 
-  // Turns scores into probabilities; true if what was accumulated before must be multiplied by
-  // `factor`.
-  __device__ __forceinline__ bool softmax(float (&factor)[2]) {
-    mask_scores();
-    float shift[2];
-    bool grows[2];
+  // Of this thread's columns, in four chains that do not wait for each other.
+  __device__ __forceinline__ void find_maxima(float (&top)[2]) const {
+    float chains[4] = {scores[0], scores[1], scores[2], scores[3]};
+#pragma unroll
+    for (int i = 4; i < 32; ++i) chains[i & 3] = fmaxf(chains[i & 3], scores[i]);
+    top[0] = fmaxf(chains[0], chains[1]) * scale;
+    top[1] = fmaxf(chains[2], chains[3]) * scale;
+  }
+
+  // Moves the references of rows whose maximum has outgrown them; what was accumulated before must
+  // be multiplied by `factor`.
+  __device__ __forceinline__ void move_references(float const (&top)[2], float (&factor)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      float top = scores[2 * half];
-#pragma unroll
-      for (int i = 0; i < 32; i += 4) {
-        top = fmaxf(top, fmaxf(scores[i + 2 * half], scores[i + 2 * half + 1]));
-      }
-      top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
-      top *= scale;
-      maximum[half] = fmaxf(maximum[half], top);
-      grows[half] = top > reference[half] + kReferenceSlackLog2;
-      factor[half] = grows[half] ? ptx::exp2_flushed(reference[half] - top) : 1.f;
-      if (grows[half]) reference[half] = top;
-      shift[half] = reference[half] == -INFINITY ? 0.f : reference[half];
+      float const row_top = row_maximum(top[half]);
+      bool const grows = row_top > reference[half] + kReferenceSlackLog2;
+      factor[half] = grows ? ptx::exp2_flushed(reference[half] - row_top) : 1.f;
+      if (grows) reference[half] = row_top;
       sum[half] *= factor[half];
+    }
+  }
+
+  // Turns scores into probabilities; true if what was accumulated before must be multiplied by
+  // `factor`. Most blocks move no reference, and the lanes of a row need not agree on its maximum.
+  __device__ __forceinline__ bool softmax(float (&factor)[2]) {
+    if (masks) mask_scores();
+    float top[2];
+    find_maxima(top);
+    bool outgrown = false;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      outgrown = outgrown || top[half] > reference[half] + kReferenceSlackLog2;
+      maximum[half] = fmaxf(maximum[half], top[half]);
+    }
+    bool const moves = __any_sync(0xFFFFFFFFu, outgrown);
+    if (moves) move_references(top, factor);
+    float shift[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      shift[half] = reference[half] == -INFINITY ? 0.f : reference[half];
     }
 #pragma unroll
     for (int i = 0; i < 32; ++i) {
@@ -145,7 +177,7 @@ struct Consumer {
     for (int i = 0; i < 16; ++i) {
       probability[i >> 2][i & 3] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
     }
-    return __any_sync(0xFFFFFFFFu, grows[0] || grows[1]);
+    return moves;
   }
 
   // Probabilities and reference for the other warpgroup.
@@ -274,6 +306,7 @@ struct Consumer {
     for (int half = 0; half < 2; ++half) {
       sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 1);
       sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 2);
+      maximum[half] = row_maximum(maximum[half]);
       if (column == 0) {
         shared.sum[parity][kGroup][row + 8 * half] = sum[half];
         shared.maximum[parity][kGroup][row + 8 * half] = maximum[half];

@@ -33,15 +33,30 @@ struct Stream {
   }
 };
 
-// Has the L2 load the first `bytes` of the slice, by one thread. The gate takes several trips to
-// memory, in which the threads' packets alone would not keep it busy.
+// Has the L2 load packets [begin, end) of the slice, by one thread.
 template <LogitsType kType>
-__device__ __forceinline__ void prefetch(Slice<kType> const& slice, int bytes) {
+__device__ __forceinline__ void prefetch(Slice<kType> const& slice, int begin, int end) {
   constexpr int kChunkPackets = 2048;
-  int const packets = min(slice.num_packets, bytes / 16);
 #pragma unroll 1
-  for (int first = 0; first < packets; first += kChunkPackets) {
-    ptx::bulk_prefetch_l2(slice.packet(first), 16 * min(packets - first, kChunkPackets));
+  for (int first = begin; first < end; first += kChunkPackets) {
+    ptx::bulk_prefetch_l2(slice.packet(first), 16 * min(end - first, kChunkPackets));
+  }
+}
+
+// Has the L2 load ahead while the gate is found, which takes several trips to memory: the threads'
+// packets alone would not keep it busy. The largest clusters begin at once; in others that would
+// delay the samples, and they begin when the first of those has come. By one thread.
+template <int kClusterSize, int kThreads, LogitsType kType>
+__device__ __forceinline__ void prefetch_ahead(Slice<kType> const& slice, float sample) {
+  if constexpr (kClusterSize == 1) return;
+  int const end = min(slice.num_packets, prefetch_bytes(kClusterSize) / 16);
+  if constexpr (kClusterSize > 8) {
+    prefetch(slice, 0, end);
+  } else {
+    if (slice.num_packets * 16 < kMinPrefetchedBytes / kClusterSize) return;
+    // A NaN that hardly any logit is: the branch waits for the sample.
+    constexpr int kBegin = Stream<kType, kThreads>::kDepth * kThreads;
+    if (__float_as_uint(sample) != 0xFFFFFFFFu) prefetch(slice, kBegin, end);
   }
 }
 

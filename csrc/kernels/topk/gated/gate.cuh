@@ -9,8 +9,8 @@
 
 namespace dsa_ops::topk_sm90::gated {
 
-// The sample of one thread, a quad of neighbours. Quads lie at a scrambled place each within equal
-// parts of the row, as a fixed distance could meet a period of the data.
+// The sample of one thread, a quad of neighbours read at once. Quads lie at a scrambled place each
+// within equal parts of the row, as a fixed distance could meet a period of the data.
 template <LogitsType kType, int kThreads>
 struct Sample {
   float logits[kQuadLogits];
@@ -18,14 +18,20 @@ struct Sample {
 
   template <class Element>
   __device__ __forceinline__ Sample(Element const* row, int length) {
+    using Quad = typename Packet<kType>::Quad;
     density = __fdividef(kThreads * kQuadLogits, length);
-    uint32_t const places = max(length / kThreads - kQuadLogits + 1, 1);
-    int const begin = static_cast<int>(static_cast<uint64_t>(length) * threadIdx.x / kThreads);
-    int const first = begin + static_cast<int>(__umulhi(threadIdx.x * 0x9E3779B1u, places));
+    int const misaligned =
+        static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(Element) % kQuadLogits);
+    int const head = (kQuadLogits - misaligned) % kQuadLogits;
+    int const quads = (length - head) / kQuadLogits;
+    if (quads < 1) {  // as if all were the worst: no gate
 #pragma unroll
-    for (int i = 0; i < kQuadLogits; ++i) {
-      logits[i] = Packet<kType>::logit(row[min(first + i, length - 1)]);
+      for (float& logit : logits) logit = no_logit();
+      return;
     }
+    int const begin = static_cast<int>(static_cast<uint64_t>(quads) * threadIdx.x / kThreads);
+    int const place = __umulhi(threadIdx.x * 0x9E3779B1u, max(quads / kThreads, 1));
+    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[begin + place], logits);
   }
 
   template <class Visit>
@@ -35,12 +41,41 @@ struct Sample {
   }
 };
 
+// The one value that the samples in a bin have, or kNoKey if they differ. One barrier.
+template <LogitsType kType, int kThreads>
+__device__ __forceinline__ uint32_t only_value(uint32_t (&warp_words)[2][1][kThreads / 32],
+                                               Sample<kType, kThreads> const& sample,
+                                               Bin const& bin) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  uint32_t low = ~0u;
+  uint32_t high = 0;
+  sample.visit([&](uint32_t key) {
+    if (key - bin.low >> bin.shift == 0) {
+      low = min(low, key);
+      high = max(high, key);
+    }
+  });
+  low = __reduce_min_sync(kAllLanes, low);
+  high = __reduce_max_sync(kAllLanes, high);
+  if (lane == 0) {
+    warp_words[0][0][warp] = low;
+    warp_words[1][0][warp] = high;
+  }
+  __syncthreads();
+  constexpr int kWarps = kThreads / 32;
+  low = __reduce_min_sync(kAllLanes, warp_words[0][0][lane % kWarps]);
+  high = __reduce_max_sync(kAllLanes, warp_words[1][0][lane % kWarps]);
+  return low == high ? low : kNoKey;
+}
+
 // The gate is the rank-th best sample, or up to a quarter of the rank below it. A crowd of equal
 // samples there puts it just above them. The rank is what k keys of the row have in the sample on
 // average and six deviations more: neighbours may resemble each other, and then count less.
 template <LogitsType kType, int kThreads>
-__device__ __forceinline__ Gate find_gate(BinStorage& shared, Sample<kType, kThreads> const& sample,
-                                          int top_k) {
+__device__ __forceinline__ Gate find_gate(BinStorage& shared,
+                                          uint32_t (&warp_words)[2][1][kThreads / 32],
+                                          Sample<kType, kThreads> const& sample, int top_k) {
   float const expected = top_k * sample.density;
   float const deviation = sqrtf(expected);
   constexpr uint32_t kSamples = kThreads * kQuadLogits;
@@ -51,9 +86,19 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared, Sample<kType, kThr
   uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
   auto const visit = [&](auto const& count) { sample.visit(count); };
   auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
-  Bin const bin = narrow<kThreads>(
-      shared, Bin{0, 32, rank, kSamples}, high_rank, visit,
-      [&](Bin const& bin) { return bin.shift < 32 && passing(bin) <= rank + rank / 4; });
+  auto const enough = [&](Bin const& bin) {
+    return bin.shift < 32 && passing(bin) <= rank + rank / 4;
+  };
+  bool first = true;
+  uint32_t crowd = kNoKey;  // ReLU zeros, for example: spares them the steps to a single value
+  Bin bin =
+      narrow<kThreads>(shared, Bin{0, 32, rank, kSamples}, high_rank, visit, [&](Bin const& bin) {
+        if (bin.shift == 32 || enough(bin) || !first) return enough(bin);
+        first = false;
+        crowd = only_value(warp_words, sample, bin);
+        return crowd != kNoKey;
+      });
+  if (crowd != kNoKey) bin.low = crowd;
   uint32_t const high = shared.high.bin << (32 - kBinsLog2) | ~0u >> kBinsLog2;
   // No NaN passes any gate: they and -inf, one key, are told apart from the rest by a gate above.
   if (bin.low <= kWorstKey) return lowest;

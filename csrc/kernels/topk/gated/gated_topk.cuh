@@ -57,24 +57,23 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
 
-  ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
-  clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
-  if (threadIdx.x == 0) shared.num_candidates = 0;
+  ClusterSelect<kClusterSize, kThreads> selector(shared.select);
   ptx::wait_for_prior_kernels();
   {
     Assignment<kType> const own(args, blockIdx.x, kClusterSize);
     if (own.range.length <= args.top_k) {
-      selector.wait_for_cluster();
       write_whole_row<kThreads>(args, own.range, SlotMap(args, own.row), own.rank, kClusterSize,
                                 args.indices + int64_t{own.row} * args.indices_row_stride);
       return;
     }
     Sample<kType, kThreads> const sample(own.logits, own.range.length);
     Stream<kType, kThreads> stream(own.slice);  // in flight while the gate is found
-    if constexpr (kClusterSize > 8) {
-      if (threadIdx.x == kThreads - 1) prefetch(own.slice, kPrefetchBytes);
-    }
-    Gate const gate = find_gate(shared.bins, sample, args.top_k);
+    selector.prepare(args.top_k);
+    clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
+    if (threadIdx.x == 0) shared.num_candidates = 0;
+    if (threadIdx.x == kThreads - 1)
+      prefetch_ahead<kClusterSize, kThreads>(own.slice, sample.logits[0]);
+    Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k);
     if (threadIdx.x == 0) shared.gate = gate;
     __syncthreads();
     collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},

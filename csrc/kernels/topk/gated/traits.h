@@ -16,10 +16,11 @@ constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168
 // A sample is a quad of neighbouring logits per thread.
 inline constexpr int kQuadLogits = 4;
 
-// What the largest clusters have the L2 load ahead. A few rows alone cannot keep the memory busy
-// while the gate is found (microseconds): 1 x 1M 18.9 against 20.5; where many blocks run it does
-// nothing.
-inline constexpr int kPrefetchBytes = 256 << 10;
+// What a block has the L2 load ahead while the gate is found: a few rows alone cannot keep the
+// memory busy then. Microseconds: 1 x 1M 18.9 against 20.5, 16 x 128K 16.3 against 16.8, 64 x 128K
+// 25.7 against 26.2; but 128 x 64K 26.8 against 24.9, hence the least size.
+constexpr int prefetch_bytes(int cluster_size) { return cluster_size > 8 ? 256 << 10 : 96 << 10; }
+inline constexpr int kMinPrefetchedBytes = 384 << 10;  // of the row, with up to 8 blocks
 
 struct Gate {
   uint32_t key;    // this and better pass

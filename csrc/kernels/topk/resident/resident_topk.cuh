@@ -12,10 +12,11 @@
 
 #include "device/ptx/grid.cuh"
 #include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/guess.cuh"
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/packet.cuh"
 #include "kernels/topk/resident/compact.cuh"
-#include "kernels/topk/resident/guess.cuh"
+#include "kernels/topk/resident/sample.cuh"
 #include "kernels/topk/resident/traits.h"
 #include "kernels/topk/row_range.cuh"
 #include "kernels/topk/row_slice.cuh"
@@ -89,8 +90,6 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
   int32_t const row = blockIdx.x / kClusterSize;
   int const rank = blockIdx.x % kClusterSize;
-  ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
-  prepare_guess<kThreads>(shared.bins);
   ptx::wait_for_prior_kernels();
 
   // Rows that start at zero are cut by the width of the logits, so that their loads need not wait
@@ -105,6 +104,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   RowSample<kType, kThreads> const sample(logits, kClusterSize > 1 ? span : 0);
   float values[kKeys];
   packets.load(values);
+  // While the loads are on their way.
+  ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
+  prepare_guess<kThreads>(shared.bins);
   if (threadIdx.x == 0) shared.first_position = packets.begin - packets.shift;
   __syncthreads();
 
