@@ -33,7 +33,6 @@ struct KernelArgs {
   // values, and reference and sum.
   float4* part_values;
   float2* part_sums;
-  bool reads_once;  // FP8 cache: tokens need not stay in the L2
   int64_t num_rows;
   int32_t pack_rows;      // 1: no packs (always with an FP8 cache)
   PackTile const* tiles;  // of a launch with packs: unions.tiles or unions.repairs

@@ -21,7 +21,9 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
          (index - page * args.page_size) * int64_t{kTokenBytes};
 }
 
-template <class HeadTile>
+// kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
+// more than the copy.
+template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                               IndexList const& list, int thread) {
   constexpr int kStages = HeadTile::kStages;
@@ -55,7 +57,7 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
       if (ptx::elect_one()) {
         auto const* const token = reinterpret_cast<void const*>(from);
         uint8_t* const to = target + row * kTokenPitch;
-        if (args.reads_once) {
+        if constexpr (kReadsOnce) {
           ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
         } else {
           ptx::bulk_copy(to, token, kTokenBytes, barrier);

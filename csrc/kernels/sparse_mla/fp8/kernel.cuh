@@ -23,8 +23,9 @@ __device__ __forceinline__ void init_barriers(SharedStorage<HeadTile>& shared) {
   ptx::fence_mbarrier_init();
 }
 
-// Splits of an index list are thread blocks of their own.
-template <class HeadTile, bool kSplit>
+// kSplit: splits of an index list are thread blocks of their own. kReadsOnce: tokens need not stay
+// in the L2.
+template <class HeadTile, bool kSplit, bool kReadsOnce>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_fp8_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
     IndexList const list = index_list(args, tile_of_block<kHeads>(args));
-    gather_tokens(shared, args, list, thread);
+    gather_tokens<kReadsOnce>(shared, args, list, thread);
     if constexpr (kPushes) {
       PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
       ptx::cluster_arrive_release();
