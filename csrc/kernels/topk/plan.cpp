@@ -36,22 +36,23 @@ struct Choice {
 // are a guess.
 Choice choose(int64_t num_rows, int64_t num_columns, bool aligned, int64_t num_sms) {
   Choice const choices[] = {
-      // 128 x 8K: 10.7 and 11.3 with 1,024 and 512 threads, 13.6 gated; 4096 x 8K: 171, 124 and
-      // 167.
+      // 128 x 8K: 10.4 against 11.6 staged; 4096 x 8K: 162 and 88.
       {Selector::kResident, num_sms, 8192, 1, 1024, 8},
       {Selector::kStaged, kAny, 8192, 1, staged::kThreads, staged::kThreadLogits},
-      // 64 x 32K: 14.5 against 15.8 gated.
+      // 1 x 32K: 9.7 against 11.2 with 2 blocks.
+      {Selector::kResident, num_sms / 32, 32768, 16, 1024, 8},
+      // 64 x 32K: 14.3 against 16.0 gated.
       {Selector::kResident, num_sms / 2, 32768, 2, 1024, 16},
-      // 1 x 128K: 9.5 against 11.2 gated; but 16 x 128K 23.9 against 16.7.
+      // 1 x 128K: 9.9 against 11.2 gated; but 16 x 128K 24.4 against 16.7.
       {Selector::kResident, num_sms / 16, 131072, 16, 1024, 8},
-      // 16 x 128K: 30, 21, 16.7 and 29.5 with 1, 2, 4 and 16 blocks; 1 x 1M: 43 and 18.4 with 4
+      // 16 x 128K: 30, 21, 16.7 and 29 with 1, 2, 4 and 16 blocks; 1 x 1M: 44 and 18.5 with 4
       // and 16.
       {Selector::kGated, num_sms / 4, 262144, 4, kGatedThreads, 0},
       {Selector::kGated, num_sms / 16, kAny, 16, kGatedThreads, 0},
       {Selector::kGated, num_sms / 4, kAny, 4, kGatedThreads, 0},
-      // 64 x 128K: 32.4, 26.1 and 41.2 with 1, 2 and 4 blocks.
+      // 64 x 128K: 32.1, 25.6 and 33.2 with 1, 2 and 4 blocks.
       {Selector::kGated, num_sms, kAny, 2, kGatedThreads, 0},
-      // 256 x 128K: 64.9 and 69.2 with 1 and 2 blocks. Longer rows would overflow one block's list.
+      // 256 x 128K: 63.9 and 67.1 with 1 and 2 blocks. Longer rows would overflow one block's list.
       {Selector::kGated, kAny, 262144, 1, kGatedThreads, 0},
       {Selector::kGated, kAny, kAny, 4, kGatedThreads, 0},
   };

@@ -148,11 +148,26 @@ struct Consumer {
     }
   }
 
+  template <int kFirst>
+  __device__ __forceinline__ void exponentiate(float (&weights)[32]) const {
+    float shift[2];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      shift[half] = reference[half] == -INFINITY ? 0.f : reference[half];
+    }
+#pragma unroll
+    for (int i = kFirst; i < kFirst + 16; ++i) {
+      weights[i] = ptx::exp2_flushed(fmaf(scores[i], scale, -shift[(i >> 1) & 1]));
+    }
+  }
+
   // Turns scores into probabilities; true if what was accumulated before must be multiplied by
-  // `factor`. Most blocks move no reference, and the lanes of a row need not agree on its maximum.
+  // `factor`. Most blocks move no reference: half of the weights are under way before the maxima
+  // are known, and the lanes of a row need not agree on its maximum.
   __device__ __forceinline__ bool softmax(float (&factor)[2]) {
     if (masks) mask_scores();
-    float top[2];
+    float weights[32], top[2];
+    exponentiate<0>(weights);
     find_maxima(top);
     bool outgrown = false;
 #pragma unroll
@@ -161,21 +176,16 @@ struct Consumer {
       maximum[half] = fmaxf(maximum[half], top[half]);
     }
     bool const moves = __any_sync(0xFFFFFFFFu, outgrown);
-    if (moves) move_references(top, factor);
-    float shift[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      shift[half] = reference[half] == -INFINITY ? 0.f : reference[half];
+    if (moves) {
+      move_references(top, factor);
+      exponentiate<0>(weights);
     }
+    exponentiate<16>(weights);
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      int const half = (i >> 1) & 1;
-      scores[i] = ptx::exp2_flushed(fmaf(scores[i], scale, -shift[half]));
-      sum[half] += scores[i];
-    }
+    for (int i = 0; i < 32; ++i) sum[(i >> 1) & 1] += weights[i];
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-      probability[i >> 2][i & 3] = ptx::pack_bf16(scores[2 * i], scores[2 * i + 1]);
+      probability[i >> 2][i & 3] = ptx::pack_bf16(weights[2 * i], weights[2 * i + 1]);
     }
     return moves;
   }
@@ -288,11 +298,14 @@ struct Consumer {
     float factor[2];
     bool const grows = softmax(factor);
     publish(shared.odd_probability);
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
-    release(&shared.kv_empty[0][kRight]);
-    if (grows) scale_output(factor);
+    if (grows) {
+      ptx::wgmma_wait<0>();  // registers may change only where no product is in flight
+      pin_registers(output);
+      scale_output(factor);
+    }
     issue_own();
+    ptx::wgmma_wait<1>();
+    release(&shared.kv_empty[0][kRight]);
     ptx::wgmma_wait<0>();
     pin_registers(output);
     release(&shared.kv_empty[1][kRight]);

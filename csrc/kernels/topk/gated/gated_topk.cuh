@@ -71,8 +71,9 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     selector.prepare(args.top_k);
     clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
     if (threadIdx.x == 0) shared.num_candidates = 0;
-    if (threadIdx.x == kThreads - 1)
+    if (threadIdx.x == kThreads - 1) {
       prefetch_ahead<kClusterSize, kThreads>(own.slice, sample.logits[0]);
+    }
     Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k);
     if (threadIdx.x == 0) shared.gate = gate;
     __syncthreads();

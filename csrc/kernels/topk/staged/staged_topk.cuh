@@ -43,11 +43,11 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
-  bool const loads = threadIdx.x < 32 && ptx::elect_one();
-  if (loads) {
+  if (threadIdx.x == 0) {
     ptx::mbarrier_init(&shared.loaded, 1);
     ptx::fence_mbarrier_init();
   }
+  __syncthreads();
   ptx::wait_for_prior_kernels();
   RowRange const range(args, blockIdx.x);
   int32_t* const indices = args.indices + int64_t{blockIdx.x} * args.indices_row_stride;
@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{blockIdx.x} * args.logits_row_stride + range.start;
   StagedRow<kType> row(memory + sizeof(SharedStorage), logits, range.length);
-  if (loads) row.load_packets(&shared.loaded);
+  if (threadIdx.x < 32 && ptx::elect_one()) row.load_packets(&shared.loaded);
   row.load_edges();
   // While the packets are on their way.
   ClusterSelect<1, kThreads> selector(shared.select, args.top_k);
