@@ -153,11 +153,9 @@ void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& in
   params.num_heads = static_cast<int32_t>(q.size(1));
   params.sm_scale = static_cast<float>(sm_scale);
   torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
-  if (params.cache_format == MlaCacheFormat::kBf16) {
-    params.workspace_bytes = sparse_mla_decode_workspace_bytes(
-        params.num_rows, params.num_heads, params.top_k,
-        multiprocessor_count("sparse_mla_decode", q.get_device_index()));
-  }
+  params.workspace_bytes = sparse_mla_decode_workspace_bytes(
+      params.num_rows, params.num_heads, params.top_k,
+      multiprocessor_count("sparse_mla_decode", q.get_device_index()));
   std::optional<Tensor> workspace;
   if (params.workspace_bytes > 0) {
     workspace = new_workspace(q, params.workspace_bytes);

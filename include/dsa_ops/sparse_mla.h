@@ -81,8 +81,8 @@ struct SparseMlaDecodeParams {
   void* workspace;  // 256-byte aligned; may be null when the size query gives 0
   size_t workspace_bytes;
 };
-// Scratch for the partial results of a split launch over a bf16 cache on a device with `num_sms`
-// multiprocessors. An FP8 cache needs none.
+// Scratch for the partial results of a split launch on a device with `num_sms` multiprocessors,
+// enough for either cache format. None once the rows fill the device.
 DSA_OPS_API size_t sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads,
                                                      int64_t top_k, int32_t num_sms) noexcept;
 DSA_OPS_API Status sparse_mla_decode(SparseMlaDecodeParams const& params,

@@ -57,8 +57,9 @@ def test_a_bf16_cache_of_more_than_two_to_the_31_bytes() -> None:
     assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-# On 132 multiprocessors both batches of a pair are cut the same way: 8, 3, 4 and no splits.
-@pytest.mark.parametrize(("few", "many"), [(2, 3), (8, 9), (10, 12), (140, 200)])
+# On 132 multiprocessors both batches of a pair are cut the same way: 8 splits in a cluster, 6 and 2
+# through scratch, and no splits.
+@pytest.mark.parametrize(("few", "many"), [(2, 3), (10, 11), (32, 33), (140, 200)])
 def test_a_row_does_not_depend_on_its_batch(few: int, many: int) -> None:
     q, cache, indices = queries(many, 128), filled_mla_cache(100, 64), selection(many, 2048, 6400)
     whole = dsa_ops.sparse_mla_decode(q, cache, indices, SCALE)

@@ -29,6 +29,10 @@ struct KernelArgs {
   int32_t num_splits;
   int32_t blocks_per_split;
   float score_scale_log2;  // sm_scale * log2(e)
+  // FP8 cache, parts that a second kernel joins: [row tiles, splits, heads of a tile] times 512
+  // values, and reference and sum.
+  float4* part_values;
+  float2* part_sums;
   int64_t num_rows;
   int32_t pack_rows;      // 1: no packs (always with an FP8 cache)
   PackTile const* tiles;  // of a launch with packs: unions.tiles or unions.repairs

@@ -23,23 +23,34 @@ struct Fp8Shape {
 // Measured on an H100 (2026-11-22), as are the clocks below.
 constexpr Fp8Shape kFp8Shapes[] = {
     {8, 2000, 500}, {16, 2200, 1000}, {32, 2900, 2000}, {64, 4000, 4000}};
-constexpr int kFp8Splits[] = {1, 2, 3, 4, 8, 16};
-constexpr int kJoinClocks = 2500;  // of a cluster, and
-constexpr int kJoinBytesPerClock = 14;
+constexpr int kScratchTileHeads = 64;  // whose splits are no cluster
+constexpr int kMaxFp8Splits = 16;
+constexpr int kPushClocks = 1500;  // of a cluster, and
+constexpr int kPushBytesPerClock = 14;
+constexpr int kJoinKernelClocks = 8000;
+
+bool is_power_of_two(int value) { return (value & (value - 1)) == 0; }
 
 // Blocks or clusters that run at a time. Multiprocessors come in groups that a cluster cannot
 // straddle: from three blocks on some are left over.
-int64_t fp8_capacity(int num_splits, int32_t num_sms) {
-  int64_t const usable = num_splits <= 2 ? num_sms : int64_t{num_sms} * 7 / 8;
+int64_t fp8_capacity(Fp8Shape const& shape, int num_splits, int32_t num_sms) {
+  bool const straddles = num_splits <= 2 || shape.tile_heads == kScratchTileHeads;
+  int64_t const usable = straddles ? num_sms : int64_t{num_sms} * 7 / 8;
   return std::max<int64_t>(1, usable / num_splits);
+}
+
+int64_t join_clocks(Fp8Shape const& shape, int num_splits) {
+  if (num_splits == 1) return 0;
+  if (shape.tile_heads == kScratchTileHeads) return kJoinKernelClocks;
+  int64_t const bytes = int64_t{shape.tile_heads} * 512 * 4 * (num_splits - 1) / num_splits;
+  return kPushClocks + bytes / kPushBytesPerClock;
 }
 
 int64_t fp8_clocks(Fp8Shape const& shape, int num_splits, int64_t row_tiles, int64_t blocks,
                    int32_t num_sms) {
-  int64_t const waves = ceil_div(row_tiles, fp8_capacity(num_splits, num_sms));
-  int64_t const bytes = int64_t{shape.tile_heads} * 512 * 4 * (num_splits - 1) / num_splits;
-  int64_t const join = num_splits > 1 ? kJoinClocks + bytes / kJoinBytesPerClock : 0;
-  return waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks + join);
+  int64_t const waves = ceil_div(row_tiles, fp8_capacity(shape, num_splits, num_sms));
+  return waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks +
+                  join_clocks(shape, num_splits));
 }
 
 }  // namespace
@@ -50,8 +61,9 @@ SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t n
   int64_t best_clocks = INT64_MAX;
   for (Fp8Shape const& shape : kFp8Shapes) {
     int64_t const head_tiles = ceil_div(num_heads, shape.tile_heads);
-    for (int num_splits : kFp8Splits) {
-      bool const fits = num_rows * head_tiles <= fp8_capacity(num_splits, num_sms);
+    for (int num_splits = 1; num_splits <= kMaxFp8Splits; ++num_splits) {
+      if (!is_power_of_two(num_splits) && shape.tile_heads != kScratchTileHeads) continue;
+      bool const fits = num_rows * head_tiles <= fp8_capacity(shape, num_splits, num_sms);
       if (num_splits > 1 && (num_splits > blocks || !fits)) break;
       int64_t const clocks = fp8_clocks(shape, num_splits, num_rows * head_tiles, blocks, num_sms);
       if (clocks >= best_clocks) continue;
@@ -62,6 +74,17 @@ SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t n
     if (shape.tile_heads >= num_heads) break;
   }
   return best;
+}
+
+PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows) {
+  if (plan.num_splits == 1 || plan.tile_heads != kScratchTileHeads) return {0, 0};
+  size_t const parts = static_cast<size_t>(num_rows) * plan.head_tiles * plan.num_splits;
+  return {parts * kScratchTileHeads * 512 * sizeof(float),
+          parts * kScratchTileHeads * 2 * sizeof(float)};
+}
+
+bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms) {
+  return num_rows * plan.head_tiles * plan.num_splits <= num_sms;
 }
 
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {

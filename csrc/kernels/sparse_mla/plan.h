@@ -16,10 +16,22 @@ struct SplitPlan {
   int blocks_per_split;  // of 64 tokens
 };
 
-// FP8 cache: tiles of 8, 16, 32 or 64 heads; 1, 2, 3, 4, 8 or 16 splits, which form a cluster and
-// join their parts themselves. Of what fits the device at once, or is not split, the pair that
-// should take the least time.
+// FP8 cache: tiles of 8, 16, 32 or 64 heads; 1, 2, 4, 8 or 16 splits, which form a cluster and join
+// their parts themselves, or, with tiles of 64 heads, up to 16, which go through scratch. Of what
+// fits the device at once, or is not split, the pair that should take the least time.
 SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
+
+// Parts of a launch over an FP8 cache that go through scratch: byte sizes, each a multiple of 256.
+struct PartBytes {
+  size_t values;
+  size_t sums;
+  size_t total() const { return values + sums; }
+};
+PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows);
+
+// Whether the whole launch runs at a time, so that a token that two head tiles read is read by both
+// within a short time, and hardly any a third time.
+bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms);
 
 // bf16 cache: tiles of 64 heads, splits of whole pairs of blocks. No split once rows * head_tiles
 // fills the device; below that as many as fill it once.

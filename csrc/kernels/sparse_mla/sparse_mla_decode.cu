@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "dsa_ops/sparse_mla.h"
@@ -30,6 +31,13 @@ Status check_cache(SparseMlaDecodeParams const& params, char const* op) {
                        op, static_cast<long long>(params.page_stride_bytes));
   }
   return Status{};
+}
+
+Status check_workspace(SparseMlaDecodeParams const& params, size_t bytes, char const* op) {
+  if (params.workspace_bytes >= bytes) return Status{};
+  return make_status(StatusCode::kInvalidArgument,
+                     "%s: workspace_bytes must be at least %zu, got %zu", op, bytes,
+                     params.workspace_bytes);
 }
 
 Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStream_t stream) {
@@ -80,18 +88,20 @@ KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& pla
 Status decode_fp8(SparseMlaDecodeParams const& params, int num_sms, char const* op,
                   cudaStream_t stream) {
   SplitPlan const plan = plan_fp8(params.num_rows, params.num_heads, params.top_k, num_sms);
-  return fp8::launch(kernel_args(params, plan), params.num_rows, plan.tile_heads, op, stream);
+  PartBytes const parts = fp8_part_bytes(plan, params.num_rows);
+  if (Status status = check_workspace(params, parts.total(), op); !status.ok()) return status;
+  KernelArgs args = kernel_args(params, plan);
+  args.part_values = static_cast<float4*>(params.workspace);
+  args.part_sums = reinterpret_cast<float2*>(static_cast<char*>(params.workspace) + parts.values);
+  bool const reads_once = fp8_reads_once(plan, params.num_rows, num_sms);
+  return fp8::launch(args, params.num_rows, plan.tile_heads, reads_once, op, stream);
 }
 
 Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const* op,
                    cudaStream_t stream) {
   SplitPlan const plan = plan_bf16(params.num_rows, params.num_heads, params.top_k, num_sms);
   PartialBytes const partial = partial_bytes(plan, params.num_rows, params.num_heads);
-  if (params.workspace_bytes < partial.total()) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace_bytes must be at least %zu, got %zu", op, partial.total(),
-                       params.workspace_bytes);
-  }
+  if (Status status = check_workspace(params, partial.total(), op); !status.ok()) return status;
   KernelArgs args = kernel_args(params, plan);
   args.partial_out = static_cast<float*>(params.workspace);
   args.partial_lse =
@@ -106,8 +116,11 @@ Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const*
 
 size_t v0::sparse_mla_decode_workspace_bytes(int64_t num_rows, int32_t num_heads, int64_t top_k,
                                              int32_t num_sms) noexcept {
-  auto const plan = sparse_mla::plan_bf16(num_rows, num_heads, top_k, num_sms);
-  return sparse_mla::partial_bytes(plan, num_rows, num_heads).total();
+  using namespace sparse_mla;
+  SplitPlan const bf16 = plan_bf16(num_rows, num_heads, top_k, num_sms);
+  SplitPlan const fp8 = plan_fp8(num_rows, num_heads, top_k, num_sms);
+  return std::max(partial_bytes(bf16, num_rows, num_heads).total(),
+                  fp8_part_bytes(fp8, num_rows).total());
 }
 
 Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t stream) noexcept {

@@ -3,6 +3,7 @@
 #pragma once
 #include "device/ptx/copy.cuh"
 #include "device/ptx/warp.cuh"
+#include "device/ptx/warpgroup.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
@@ -20,7 +21,9 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
          (index - page * args.page_size) * int64_t{kTokenBytes};
 }
 
-template <class HeadTile>
+// kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
+// more than the copy.
+template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                               IndexList const& list, int thread) {
   constexpr int kStages = HeadTile::kStages;
@@ -29,8 +32,11 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const lane = thread & 31;
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
+  uint64_t const policy = ptx::evict_first_policy();
   int stage = 0;
   uint32_t parity = 1;
+  // Only now: the first entries are under way.
+  ptx::named_barrier_sync(kBarriersReady, 256);
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
     uint8_t const* source = token_address(args, list, entry);
@@ -49,8 +55,13 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     for (int row = 0; row < kRows; ++row) {
       uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
       if (ptx::elect_one()) {
-        ptx::bulk_copy(target + row * kTokenPitch, reinterpret_cast<void const*>(from), kTokenBytes,
-                       barrier);
+        auto const* const token = reinterpret_cast<void const*>(from);
+        uint8_t* const to = target + row * kTokenPitch;
+        if constexpr (kReadsOnce) {
+          ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
+        } else {
+          ptx::bulk_copy(to, token, kTokenBytes, barrier);
+        }
       }
     }
     if (++stage == kStages) {

@@ -1,5 +1,6 @@
 // Sparse MLA over the FP8 paged cache.
 #pragma once
+#include "device/ptx/grid.cuh"
 #include "kernels/sparse_mla/fp8/gather.cuh"
 #include "kernels/sparse_mla/fp8/query.cuh"
 #include "kernels/sparse_mla/fp8/scores.cuh"
@@ -22,20 +23,9 @@ __device__ __forceinline__ void init_barriers(SharedStorage<HeadTile>& shared) {
   ptx::fence_mbarrier_init();
 }
 
-// No block leaves before its peers have read its part.
-__device__ __forceinline__ void leave_cluster() {
-  ptx::cluster_arrive_relaxed();
-  ptx::cluster_wait_acquire();
-}
-
-// Takes a warpgroup that joins nothing through both barriers of the cluster.
-__device__ __forceinline__ void pass_cluster() {
-  ptx::cluster_arrive_release();
-  ptx::cluster_wait_acquire();
-  leave_cluster();
-}
-
-template <class HeadTile>
+// kSplit: splits of an index list are thread blocks of their own. kReadsOnce: tokens need not stay
+// in the L2.
+template <class HeadTile, bool kSplit, bool kReadsOnce>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_fp8_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
@@ -45,40 +35,52 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const thread = threadIdx.x & 127;
   constexpr int kHeads = HeadTile::kHeads;
   constexpr int kConsumers = kThreads - 128;
-  if (threadIdx.x == 0) init_barriers(shared);
-  __syncthreads();
+  constexpr bool kPushes = kSplit && HeadTile::kPushes;
+  if constexpr (kSplit && !HeadTile::kPushes) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
-    gather_tokens(shared, args, index_list(args, tile_of_block<kHeads>(args)), thread);
-    if (args.num_splits > 1) pass_cluster();
+    IndexList const list = index_list(args, tile_of_block<kHeads>(args));
+    gather_tokens<kReadsOnce>(shared, args, list, thread);
+    if constexpr (kPushes) {
+      PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
+      ptx::cluster_arrive_release();
+    }
   } else if (warpgroup == 0) {
+    if (threadIdx.x == 0) {
+      init_barriers(shared);
+      if constexpr (kPushes) expect_parts(shared, args, tile_of_block<kHeads>(args).split);
+    }
+    __syncwarp();
+    ptx::named_barrier_arrive(kBarriersReady, 256);
+    if constexpr (kPushes) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
     Tile const tile = tile_of_block<kHeads>(args);
     ScoreWarpgroup<HeadTile> scores(shared, thread);
     scores.run(index_list(args, tile).num_blocks);
-    scores.finish(args, tile_of_block<kHeads>(args));
+    if constexpr (kPushes) ptx::cluster_wait_acquire();
+    scores.template finish<kSplit>(args, tile_of_block<kHeads>(args));
     ptx::named_barrier_arrive(kFactorReady, kConsumers);
-    if (args.num_splits > 1) pass_cluster();
   } else {
+    if constexpr (kPushes) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kValueRegisters>();
     Tile const tile = tile_of_block<kHeads>(args);
     load_query_tile(shared, args,
                     args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride,
                     tile.heads, static_cast<int>(threadIdx.x) - 128);
     ptx::fence_proxy_async();
-    ptx::named_barrier_arrive(kQueryReady, kConsumers);
+    ptx::named_barrier_sync(kQueryReady, kConsumers);
     ValueWarpgroup<HeadTile> values(shared, thread);
     values.run(index_list(args, tile).num_blocks);
     ptx::named_barrier_sync(kFactorReady, kConsumers);
-    if (args.num_splits == 1) {
-      values.store(args, tile_of_block<kHeads>(args));
+    if constexpr (kSplit) {
+      if constexpr (kPushes) ptx::cluster_wait_acquire();
+      values.hand_over_part(args, tile_of_block<kHeads>(args).split);
+      if constexpr (kPushes) {
+        join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
+      }
     } else {
-      values.store_part();
-      ptx::cluster_arrive_release();
-      ptx::cluster_wait_acquire();
-      join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
-      leave_cluster();
+      values.store(args, tile_of_block<kHeads>(args));
     }
   }
 }

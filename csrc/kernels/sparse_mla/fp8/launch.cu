@@ -6,18 +6,40 @@ namespace {
 
 constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
 
+template <class HeadTile, bool kSplit, bool kReadsOnce>
+constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
+
+template <int kMaxSplits>
+Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, char const* op,
+                   cudaStream_t stream) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(args.num_heads, static_cast<unsigned>(num_rows));
+  config.blockDim = dim3(kJoinThreads);
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  return cuda_status(cudaLaunchKernelEx(&config, fp8_join_kernel<kMaxSplits>, args, tile_heads),
+                     op);
+}
+
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
-template <int kHeads>
-Status launch_tiles(KernelArgs const& args, int64_t row_tiles, char const* op,
-                    cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage<HeadTile<kHeads>>);
+template <class HeadTile, bool kSplit, bool kReadsOnce>
+Status launch_kernel(KernelArgs const& args, int64_t row_tiles, char const* op,
+                     cudaStream_t stream) {
+  constexpr int kBytes = sizeof(SharedStorage<HeadTile>);
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
-  constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile<kHeads>>;
-  if (Status status = allow_shared_memory<kKernel>(kBytes, op); !status.ok()) return status;
-  if (args.num_splits > kPortableCluster) {
-    cudaError_t const error =
-        cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  constexpr bool kCluster = kSplit && HeadTile::kPushes;
+  if (Status status = allow_shared_memory<kKernel<HeadTile, kSplit, kReadsOnce>>(kBytes, op);
+      !status.ok()) {
+    return status;
+  }
+  if (kCluster && args.num_splits > kPortableCluster) {
+    cudaError_t const error = cudaFuncSetAttribute(
+        kKernel<HeadTile, kSplit, kReadsOnce>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return cuda_status(error, op);
   }
   cudaLaunchAttribute cluster = {};
@@ -29,40 +51,73 @@ Status launch_tiles(KernelArgs const& args, int64_t row_tiles, char const* op,
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
   config.attrs = &cluster;
-  config.numAttrs = args.num_splits > 1 ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel, args), op);
+  config.numAttrs = kCluster ? 1 : 0;
+  return cuda_status(cudaLaunchKernelEx(&config, kKernel<HeadTile, kSplit, kReadsOnce>, args), op);
 }
 
 template <int kHeads>
+Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool reads_once, char const* op,
+                    cudaStream_t stream) {
+  using Tile = HeadTile<kHeads>;
+  int64_t const row_tiles = num_rows * args.head_tiles;
+  if (args.num_splits == 1) {
+    return reads_once ? launch_kernel<Tile, false, true>(args, row_tiles, op, stream)
+                      : launch_kernel<Tile, false, false>(args, row_tiles, op, stream);
+  }
+  // A launch is split only where it runs at a time.
+  Status const status = launch_kernel<Tile, true, true>(args, row_tiles, op, stream);
+  if (!status.ok() || Tile::kPushes) return status;
+  if (args.num_splits <= 4) return launch_join<4>(args, num_rows, kHeads, op, stream);
+  if (args.num_splits <= 8) return launch_join<8>(args, num_rows, kHeads, op, stream);
+  return launch_join<16>(args, num_rows, kHeads, op, stream);
+}
+
+template <int kHeads, bool kSplit, bool kReadsOnce>
 KernelEntry entry(char const* what) {
   return {{"sm90_fp8_sparse_mla_kernel", "sparse_mla_decode", what, kThreads,
            sizeof(SharedStorage<HeadTile<kHeads>>), kLaunchRegisters},
-          reinterpret_cast<void const*>(&sm90_fp8_sparse_mla_kernel<HeadTile<kHeads>>)};
+          reinterpret_cast<void const*>(kKernel<HeadTile<kHeads>, kSplit, kReadsOnce>)};
+}
+
+template <int kMaxSplits>
+KernelEntry join_entry() {
+  return {{"fp8_join_kernel", "sparse_mla_decode", "one head of one row", kJoinThreads, 0, 255},
+          reinterpret_cast<void const*>(&fp8_join_kernel<kMaxSplits>)};
 }
 
 }  // namespace
 
-Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, char const* op,
-              cudaStream_t stream) {
+Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool reads_once,
+              char const* op, cudaStream_t stream) {
   if (num_rows > INT32_MAX / args.head_tiles) {
     return make_status(StatusCode::kInvalidArgument,
                        "%s: num_rows must be at most %d for these heads, got %lld", op,
                        INT32_MAX / args.head_tiles, static_cast<long long>(num_rows));
   }
-  int64_t const row_tiles = num_rows * args.head_tiles;
   switch (tile_heads) {
-    case 8: return launch_tiles<8>(args, row_tiles, op, stream);
-    case 16: return launch_tiles<16>(args, row_tiles, op, stream);
-    case 32: return launch_tiles<32>(args, row_tiles, op, stream);
-    default: return launch_tiles<64>(args, row_tiles, op, stream);
+    case 8: return launch_tiles<8>(args, num_rows, reads_once, op, stream);
+    case 16: return launch_tiles<16>(args, num_rows, reads_once, op, stream);
+    case 32: return launch_tiles<32>(args, num_rows, reads_once, op, stream);
+    default: return launch_tiles<64>(args, num_rows, reads_once, op, stream);
   }
 }
 
-std::array<KernelEntry, 4> kernels() {
-  return {entry<8>("8 heads of one row, FP8 paged cache"),
-          entry<16>("16 heads of one row, FP8 paged cache"),
-          entry<32>("32 heads of one row, FP8 paged cache"),
-          entry<64>("64 heads of one row, FP8 paged cache")};
+std::array<KernelEntry, 15> kernels() {
+  return {entry<8, false, false>("8 heads of one row, FP8 paged cache"),
+          entry<8, false, true>("8 heads of one row, FP8 paged cache, one wave"),
+          entry<16, false, false>("16 heads of one row, FP8 paged cache"),
+          entry<16, false, true>("16 heads of one row, FP8 paged cache, one wave"),
+          entry<32, false, false>("32 heads of one row, FP8 paged cache"),
+          entry<32, false, true>("32 heads of one row, FP8 paged cache, one wave"),
+          entry<64, false, false>("64 heads of one row, FP8 paged cache"),
+          entry<64, false, true>("64 heads of one row, FP8 paged cache, one wave"),
+          entry<8, true, true>("8 heads of one row and split, FP8 paged cache"),
+          entry<16, true, true>("16 heads of one row and split, FP8 paged cache"),
+          entry<32, true, true>("32 heads of one row and split, FP8 paged cache"),
+          entry<64, true, true>("64 heads of one row and split, FP8 paged cache"),
+          join_entry<4>(),
+          join_entry<8>(),
+          join_entry<16>()};
 }
 
 }  // namespace dsa_ops::sparse_mla::fp8

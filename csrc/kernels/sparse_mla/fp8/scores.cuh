@@ -7,6 +7,7 @@
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 #include "kernels/sparse_mla/fp8/traits.h"
 
@@ -375,6 +376,7 @@ struct ScoreWarpgroup {
   }
 
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.
+  template <bool kSplit>
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
     constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
@@ -393,8 +395,11 @@ struct ScoreWarpgroup {
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
-    shared.part[thread] = make_float2(total == 0.f ? -INFINITY : reference, total);
-    if (args.num_splits > 1) return;
+    if constexpr (kSplit) {
+      hand_over_sum(shared, args, tile.split, thread,
+                    make_float2(total == 0.f ? -INFINITY : reference, total));
+      return;
+    }
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (log2f(total) + reference) * kLn2;
     float factor = empty ? 0.f : 1.f / total;

@@ -58,6 +58,9 @@ struct HeadTile {
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
   static constexpr int kPanelBytes = kHeads * 128;  // 64 16-bit values per head, 128B swizzle
   static constexpr int kColumns = kHeads / 4;       // heads that a thread's accumulators belong to
+  // How the splits of a row are joined: pushed between the blocks of a cluster, or by a second
+  // kernel from scratch. The code that pushes grows with the heads, and runs once.
+  static constexpr bool kPushes = kHeads < 64;
   using LatentMma = typename detail::Instructions<kHeads>::Half;
   using RopeMma = typename detail::Instructions<kHeads>::Bfloat;
 };
@@ -67,7 +70,7 @@ struct alignas(1024) SharedStorage {
   static constexpr int kHeads = HeadTile::kHeads;
   static constexpr int kStages = HeadTile::kStages;
 
-  // Later the output of a split, [head][512] floats: see cluster.cuh.
+  // Later this split's own part of the output that it joins: see cluster.cuh.
   uint8_t query[kQueryPanels][HeadTile::kPanelBytes];
   uint8_t probability[2][HeadTile::kPanelBytes];  // by head, 64 tokens each
   alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];
@@ -82,14 +85,11 @@ struct alignas(1024) SharedStorage {
     // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers
     // for them.
     float2 sum[kHeads / 8][128];
-    struct {
-      float2 part[kHeads];  // reference and sum of this split
-      // Those of every split, of the heads that this one joins.
-      float2 peer[kHeads + 2 * kMaxSplits];
-    };
+    alignas(16) float output_factor[kHeads];
   };
+  // Reference and sum of every split, of the heads that this one joins.
+  float2 peer[kHeads + 2 * kMaxSplits];
   alignas(16) float rescale[2][kHeads];
-  alignas(16) float output_factor[kHeads];
   uint32_t rescales[2];  // whether any of `rescale` differs from 1
   uint16_t exists[kStages][4];
   uint64_t token_full[kStages];        // 4 arrivals (gathering warps) and the bytes
@@ -98,14 +98,15 @@ struct alignas(1024) SharedStorage {
   uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
   uint64_t probability_full[2];        // 4 arrivals: warpgroup 0
   uint64_t probability_empty[2];       // 8 arrivals: warpgroups 1 and 2
+  uint64_t parts_full;                 // 1 arrival and the bytes of all parts to join
 };
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kQueryReady = 1,   // warpgroups 0, 1, 2; once
-  kFactorReady = 2,  // warpgroups 0, 1, 2; once
-  kScoreVote = 3,    // warpgroup 0
-  kPeersRead = 4,    // warpgroups 1, 2; once
+  kQueryReady = 1,     // warpgroups 0, 1, 2; once
+  kFactorReady = 2,    // warpgroups 0, 1, 2; once
+  kScoreVote = 3,      // warpgroup 0
+  kBarriersReady = 4,  // warpgroups 0, 3; once
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

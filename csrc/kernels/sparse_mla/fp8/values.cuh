@@ -4,7 +4,7 @@
 // every token it takes, and words of two tokens' bytes, interleaved, are its fragments.
 #pragma once
 #include "device/wgmma.cuh"
-#include "kernels/sparse_mla/fp8/cluster.cuh"
+#include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/scores.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 
@@ -183,20 +183,21 @@ struct ValueWarpgroup {
     }
   }
 
-  // As it is, into shared memory, for the thread blocks of the other splits.
-  __device__ __forceinline__ void store_part() {
-    uint32_t const base = ptx::shared_address(shared.query);
+  // As it is, to where it is joined.
+  __device__ __forceinline__ void hand_over_part(KernelArgs const& args, int split) {
+    int const first_head = quad_lane() * 2;
     uint32_t const quarter = first_dim() >> 2;
+    PartTargets<HeadTile> const targets(shared, args, split);
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
-      int const head = quad_lane() * 2 + (column >> 1) * 8 + (column & 1);
+      int const head = first_head + (column >> 1) * 8 + (column & 1);
       int const i = (column >> 1) * 4 + (column & 1);
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         auto const& first = output[2 * half];
         auto const& second = output[2 * half + 1];
-        ptx::store_shared_16(base + part_offset(head, quarter + half * 32),
-                             make_float4(first[i], first[i + 2], second[i], second[i + 2]));
+        targets.put(head, quarter + half * 32,
+                    make_float4(first[i], first[i + 2], second[i], second[i + 2]));
       }
     }
   }

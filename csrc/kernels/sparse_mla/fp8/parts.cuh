@@ -1,0 +1,232 @@
+// The parts of a row whose index list is split, and how they are joined:
+//
+//   out = sum_i 2^(r_i - r) O_i / sum_i 2^(r_i - r) s_i      r_i, s_i a part's reference and sum
+//
+// Up to 32 heads a tile: the splits are a cluster. A block pushes every other block's share of its
+// part into that block's shared memory as soon as its products are done, and joins its own share
+// once all have arrived. No barrier of the cluster lies between. The number of splits is a power of
+// two.
+// 64 heads: parts go to scratch and a second kernel joins them, which starts under this one.
+#pragma once
+#include "device/ptx/cluster.cuh"
+#include "device/ptx/convert.cuh"
+#include "device/ptx/grid.cuh"
+#include "device/ptx/mbarrier.cuh"
+#include "device/ptx/shared.cuh"
+#include "kernels/sparse_mla/fp8/tile.cuh"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+// Of four dims of a head in a part. The heads of a warp's lanes are turned against each other so
+// that they meet no bank conflict.
+__device__ __forceinline__ uint32_t part_index(int head, int quarter) {
+  return static_cast<uint32_t>(head * 128 + (quarter ^ (head & 6)));
+}
+
+__device__ __forceinline__ int log2_of(int power_of_two) { return 31 - __clz(power_of_two); }
+
+// What a split joins of a part: entries of part_index from `first` on, of heads from first_head on.
+template <class HeadTile>
+struct Share {
+  int shift;  // log2 of its entries
+  int first, first_head, heads;
+
+  __device__ __forceinline__ Share(int num_splits, int split)
+      : shift(log2_of(HeadTile::kHeads * 128) - log2_of(num_splits)),
+        first(split << shift),
+        first_head(first >> 7),
+        heads(max(1 << shift >> 7, 1)) {}
+
+  __device__ __forceinline__ int entries() const { return 1 << shift; }
+};
+
+// Where the parts of the other splits go: stages of tokens that the last blocks do not use, if
+// there are any.
+template <class HeadTile>
+struct PartStages {
+  static constexpr int kStages = HeadTile::kStages;
+  int first, count;
+
+  __device__ __forceinline__ explicit PartStages(KernelArgs const& args) {
+    constexpr uint32_t kStageBytes = kBlockTokens * kTokenPitch;
+    uint32_t const bytes =
+        (args.num_splits - 1) * Share<HeadTile>(args.num_splits, 0).entries() * 16;
+    count = static_cast<int>((bytes + kStageBytes - 1) / kStageBytes);
+    first = args.blocks_per_split % kStages;
+    if (first + count > kStages) first = 0;
+  }
+
+  // Returns once every warp has read its last tokens there.
+  __device__ __forceinline__ void wait_until_free(SharedStorage<HeadTile>& shared,
+                                                  int num_blocks) const {
+    for (int stage = first; stage < first + count; ++stage) {
+      int const uses = (num_blocks - stage + kStages - 1) / kStages;
+      ptx::mbarrier_wait(&shared.token_empty[stage], (uses & 1) ^ 1);
+    }
+  }
+};
+
+// By one thread, before the cluster's barrier.
+template <class HeadTile>
+__device__ __forceinline__ void expect_parts(SharedStorage<HeadTile>& shared,
+                                             KernelArgs const& args, int split) {
+  Share<HeadTile> const share(args.num_splits, split);
+  ptx::mbarrier_init(&shared.parts_full, 1);
+  ptx::fence_mbarrier_init();
+  ptx::mbarrier_arrive_expect_tx(
+      &shared.parts_full, args.num_splits * (share.entries() * 16 + share.heads * sizeof(float2)));
+}
+
+__device__ __forceinline__ int64_t part_of_block(KernelArgs const& args) {
+  return static_cast<int64_t>(blockIdx.x) * args.num_splits + blockIdx.y;
+}
+
+// A head's reference and sum, to where they are joined.
+template <class HeadTile>
+__device__ __forceinline__ void hand_over_sum(SharedStorage<HeadTile>& shared,
+                                              KernelArgs const& args, int split, int head,
+                                              float2 sum) {
+  if constexpr (HeadTile::kPushes) {
+    uint2 const bits = make_uint2(__float_as_uint(sum.x), __float_as_uint(sum.y));
+    Share<HeadTile> const share(args.num_splits, split);
+    int const last = (head * 128 + 127) >> share.shift;
+    for (int to = head * 128 >> share.shift; to <= last; ++to) {
+      int const first_head = to << share.shift >> 7;
+      float2 const* const target = &shared.peer[split * share.heads + head - first_head];
+      ptx::store_async(ptx::map_to_rank(ptx::shared_address(target), to), bits,
+                       ptx::map_to_rank(ptx::shared_address(&shared.parts_full), to));
+    }
+  } else {
+    args.part_sums[part_of_block(args) * HeadTile::kHeads + head] = sum;
+  }
+}
+
+// Where the entries of this block's part go.
+template <class HeadTile, bool kPushes = HeadTile::kPushes>
+struct PartTargets {
+  int const shift, split;
+  uint32_t const own, area, barrier;
+
+  __device__ __forceinline__ PartTargets(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                         int own_split)
+      : shift(Share<HeadTile>(args.num_splits, 0).shift),
+        split(own_split),
+        own(ptx::shared_address(shared.query)),
+        area(ptx::shared_address(shared.token[PartStages<HeadTile>(args).first])),
+        barrier(ptx::shared_address(&shared.parts_full)) {}
+
+  // Where block `to` has what comes from split `from`.
+  __device__ __forceinline__ uint32_t base(int from, int to) const {
+    return from == to ? own : area + ((from - (from > to ? 1 : 0)) << shift) * 16;
+  }
+
+  __device__ __forceinline__ void put(int head, int quarter, float4 value) const {
+    uint32_t const entry = part_index(head, quarter);
+    int const to = static_cast<int>(entry >> shift);
+    uint32_t const offset = (entry & ((1u << shift) - 1)) * 16;
+    ptx::store_async(ptx::map_to_rank(base(split, to) + offset, to),
+                     make_uint4(__float_as_uint(value.x), __float_as_uint(value.y),
+                                __float_as_uint(value.z), __float_as_uint(value.w)),
+                     ptx::map_to_rank(barrier, to));
+  }
+};
+
+template <class HeadTile>
+struct PartTargets<HeadTile, false> {
+  float4* const part;
+
+  __device__ __forceinline__ PartTargets(SharedStorage<HeadTile>&, KernelArgs const& args, int)
+      : part(args.part_values + part_of_block(args) * (HeadTile::kHeads * 128)) {}
+
+  __device__ __forceinline__ void put(int head, int quarter, float4 value) const {
+    part[head * 128 + quarter] = value;
+  }
+};
+
+// The join of four dims of a head: parts are added in the order of the splits.
+struct Joined {
+  float reference = -INFINITY;
+  float4 sum = {0.f, 0.f, 0.f, 0.f};
+  float total = 0.f;
+
+  __device__ __forceinline__ void refer(float2 part) { reference = fmaxf(reference, part.x); }
+
+  // Once `refer` has seen all parts.
+  __device__ __forceinline__ void add(float2 part, float4 const& value) {
+    float const shift = reference == -INFINITY ? 0.f : reference;
+    float const weight = ptx::exp2_flushed(part.x - shift);
+    total = fmaf(weight, part.y, total);
+    sum.x = fmaf(weight, value.x, sum.x);
+    sum.y = fmaf(weight, value.y, sum.y);
+    sum.z = fmaf(weight, value.z, sum.z);
+    sum.w = fmaf(weight, value.w, sum.w);
+  }
+
+  __device__ __forceinline__ void store(KernelArgs const& args, int64_t row, int head,
+                                        int quarter) const {
+    constexpr float kLn2 = 0.6931471805599453f;
+    bool const empty = total == 0.f;
+    float const lse = empty ? -INFINITY : (reference + log2f(total)) * kLn2;
+    float factor = empty ? 0.f : 1.f / total;
+    if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
+    uint16_t* const target =
+        args.out + row * args.out_row_stride + head * args.out_head_stride + quarter * 4;
+    *reinterpret_cast<uint2*>(target) = make_uint2(ptx::pack_bf16(sum.x * factor, sum.y * factor),
+                                                   ptx::pack_bf16(sum.z * factor, sum.w * factor));
+    if (quarter == 0) args.lse[row * args.num_heads + head] = lse;
+  }
+};
+
+// By warpgroups 1 and 2.
+template <class HeadTile>
+__device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                           Tile const& tile, int thread) {
+  Share<HeadTile> const share(args.num_splits, tile.split);
+  PartTargets<HeadTile> const parts(shared, args, tile.split);
+  ptx::mbarrier_wait_cluster(&shared.parts_full, 0);
+  for (int i = thread; i < share.entries(); i += 256) {
+    int const entry = share.first + i;
+    int const head = entry >> 7, quarter = (entry & 127) ^ (head & 6);
+    if (head >= tile.heads) break;
+    float2 const* const sums = &shared.peer[head - share.first_head];
+    Joined joined;
+    for (int split = 0; split < args.num_splits; ++split) joined.refer(sums[split * share.heads]);
+#pragma unroll 2
+    for (int split = 0; split < args.num_splits; ++split) {
+      joined.add(sums[split * share.heads],
+                 ptx::load_shared_float4(parts.base(split, tile.split) + i * 16));
+    }
+    joined.store(args, tile.row, tile.first_head + head, quarter);
+  }
+}
+
+inline constexpr int kJoinThreads = 128;
+
+// One thread block per head of a row, a thread for four dims. kMaxSplits loads in flight.
+template <int kMaxSplits>
+__global__ void __launch_bounds__(kJoinThreads)
+    fp8_join_kernel(__grid_constant__ const KernelArgs args, int tile_heads) {
+  int64_t const row = blockIdx.y;
+  int const head = blockIdx.x, tile = head / tile_heads, local = head - tile * tile_heads;
+  int64_t const first = ((row * args.head_tiles + tile) * args.num_splits) * tile_heads + local;
+  float4 const* const values = args.part_values + first * 128 + threadIdx.x;
+  float2 const* const sums = args.part_sums + first;
+  ptx::wait_for_prior_kernels();
+  float4 value[kMaxSplits];
+  float2 sum[kMaxSplits];
+#pragma unroll
+  for (int split = 0; split < kMaxSplits; ++split) {
+    bool const exists = split < args.num_splits;
+    sum[split] = exists ? __ldcg(sums + split * tile_heads) : make_float2(-INFINITY, 0.f);
+    value[split] =
+        exists ? __ldcg(values + split * tile_heads * 128) : make_float4(0.f, 0.f, 0.f, 0.f);
+  }
+  Joined joined;
+#pragma unroll
+  for (float2 const& part : sum) joined.refer(part);
+#pragma unroll
+  for (int split = 0; split < kMaxSplits; ++split) joined.add(sum[split], value[split]);
+  joined.store(args, row, head, threadIdx.x);
+}
+
+}  // namespace dsa_ops::sparse_mla::fp8
