@@ -24,6 +24,10 @@ set(DSA_OPS_SOURCES
   sparse_mla/sparse_mla_decode.cu
   sparse_mla/sparse_mla_prefill.cpp
   sparse_mla/union.cu
+  topk/fused/fused_topk.cpp
+  topk/fused/plan.cpp
+  topk/fused/scoring.cu
+  topk/fused/selection.cu
   topk/indexer_topk.cpp
   topk/plan.cpp
   topk/row_lengths.cu

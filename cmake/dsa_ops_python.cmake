@@ -14,7 +14,7 @@ if(Python_Development.Module_FOUND AND pybind11_FOUND)
   set(csrc "${CMAKE_CURRENT_SOURCE_DIR}/csrc")
   pybind11_add_module(_C NO_EXTRAS "${csrc}/python/module.cpp"
     "${csrc}/kernels/indexer/plan.cpp" "${csrc}/kernels/sparse_mla/plan.cpp"
-    "${csrc}/kernels/topk/plan.cpp")
+    "${csrc}/kernels/topk/fused/plan.cpp" "${csrc}/kernels/topk/plan.cpp")
   target_include_directories(_C PRIVATE "${csrc}")
   dsa_ops_compile_options(_C)
   target_link_libraries(_C PRIVATE dsa_ops)

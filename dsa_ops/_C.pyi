@@ -12,6 +12,9 @@ def plan_paged_indexer_logits(
 def plan_topk(
     num_rows: int, num_columns: int, top_k: int, num_sms: int, aligned: bool = True
 ) -> dict[str, Any]: ...
+def plan_indexer_topk(
+    num_rows: int, num_keys: int, num_heads: int, top_k: int, num_sms: int
+) -> dict[str, int]: ...
 def plan_sparse_mla_decode(
     num_rows: int, num_heads: int, top_k: int, num_sms: int
 ) -> dict[str, int]: ...

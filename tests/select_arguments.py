@@ -125,6 +125,8 @@ def indexer_topk() -> Arguments:
     return arguments | {
         "block_table": ints([2, 0], [1, 3]),
         "row_to_request": ints(0, 0, 1, 1),
+        "num_sms": 0,
+        "pdl": False,
         "indices": torch.zeros(4, 3, dtype=torch.int32),
     }
 
@@ -135,6 +137,8 @@ def paged_indexer_topk() -> Arguments:
     return arguments | {
         "max_context_len": 100,
         "return_slots": True,
+        "num_sms": 0,
+        "pdl": False,
         "indices": torch.zeros(4, 5, dtype=torch.int32),
     }
 

@@ -63,6 +63,7 @@ struct KernelList {
 KernelList caches_kernels();
 KernelList indexer_kernels();
 KernelList topk_kernels();
+KernelList fused_topk_kernels();
 KernelList sparse_mla_kernels();
 
 }  // namespace dsa_ops

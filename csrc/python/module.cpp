@@ -12,6 +12,7 @@
 #include "dsa_ops/topk.h"
 #include "kernels/indexer/plan.h"
 #include "kernels/sparse_mla/plan.h"
+#include "kernels/topk/fused/plan.h"
 #include "kernels/topk/plan.h"
 
 namespace py = pybind11;
@@ -108,6 +109,25 @@ py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t
   return result;
 }
 
+py::dict plan_indexer_topk(int64_t num_rows, int64_t num_keys, int32_t num_heads, int32_t top_k,
+                           int32_t num_sms) {
+  require_positive("plan_indexer_topk", {{"num_rows", num_rows},
+                                         {"num_keys", num_keys},
+                                         {"num_heads", num_heads},
+                                         {"top_k", top_k},
+                                         {"num_sms", num_sms}});
+  auto const plan =
+      dsa_ops::topk_sm90::fused::plan_fused(num_rows, num_keys, num_heads, top_k, num_sms);
+  py::dict result;
+  result["group_rows"] = plan.group_rows;
+  result["scan_rows"] = plan.scan_rows;
+  result["num_scans"] = plan.num_scans;
+  result["list_capacity"] = plan.list_capacity;
+  result["rescore_clusters"] = plan.rescore_clusters;
+  result["workspace_bytes"] = plan.workspace_bytes;
+  return result;
+}
+
 py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top_k,
                                 int32_t num_sms) {
   require_positive(
@@ -143,6 +163,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("num_sms"));
   module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
              py::arg("num_sms"), py::arg("aligned") = true);
+  module.def("plan_indexer_topk", &plan_indexer_topk, py::arg("num_rows"), py::arg("num_keys"),
+             py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),
              py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("indexer_topk_workspace_bytes", &dsa_ops::indexer_topk_workspace_bytes,

@@ -26,6 +26,12 @@ void set_translation(TopkParams& params, Tensor const& block_table,
   params.row_to_request = data<int32_t>(row_to_request);
 }
 
+template <class Scoring>
+void set_launch(Scoring& scoring, int64_t num_sms, bool pdl) {
+  scoring.num_sms = sm_limit(num_sms);
+  scoring.pdl = pdl;
+}
+
 void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> const& row_starts,
           std::optional<Tensor> const& block_table, std::optional<Tensor> const& row_to_request,
           std::optional<Tensor> const& row_offsets, Tensor const& indices) {
@@ -70,7 +76,8 @@ void topk(Tensor const& logits, Tensor const& row_ends, std::optional<Tensor> co
 void indexer_topk(Tensor const& q, Tensor const& k, Tensor const& k_scale, Tensor const& weights,
                   Tensor const& row_starts, Tensor const& row_ends,
                   std::optional<Tensor> const& block_table,
-                  std::optional<Tensor> const& row_to_request, Tensor const& indices) {
+                  std::optional<Tensor> const& row_to_request, int64_t num_sms, bool pdl,
+                  Tensor const& indices) {
   Checker const checker("indexer_topk");
   check_ragged_scoring(checker, q, k, k_scale, weights, row_starts, row_ends);
   int64_t const rows = q.size(0);
@@ -79,6 +86,7 @@ void indexer_topk(Tensor const& q, Tensor const& k, Tensor const& k_scale, Tenso
   check_index_heads(checker, q.size(1));
   check_rows_per_request(checker, rows, block_table, row_to_request);
   check_top_k(checker, indices.size(1));
+  check_num_sms(checker, num_sms);
   checker.same_cuda_device({{"q", &q},
                             {"k", &k},
                             {"k_scale", &k_scale},
@@ -91,6 +99,7 @@ void indexer_topk(Tensor const& q, Tensor const& k, Tensor const& k_scale, Tenso
 
   IndexerTopkParams params{};
   params.scoring = ragged_scoring_params(q, k, k_scale, weights, row_starts, row_ends);
+  set_launch(params.scoring, num_sms, pdl);
   params.selection = selection_params(indices);
   params.selection.row_starts = params.scoring.row_starts;
   params.selection.row_ends = params.scoring.row_ends;
@@ -105,7 +114,8 @@ void indexer_topk(Tensor const& q, Tensor const& k, Tensor const& k_scale, Tenso
 
 void paged_indexer_topk(Tensor const& q, Tensor const& index_cache, Tensor const& weights,
                         Tensor const& context_lens, Tensor const& block_table,
-                        int64_t max_context_len, bool return_slots, Tensor const& indices) {
+                        int64_t max_context_len, bool return_slots, int64_t num_sms, bool pdl,
+                        Tensor const& indices) {
   Checker const checker("paged_indexer_topk");
   check_paged_scoring(checker, q, index_cache, weights, context_lens, block_table);
   int64_t const rows = q.size(0) * q.size(1);
@@ -115,6 +125,7 @@ void paged_indexer_topk(Tensor const& q, Tensor const& index_cache, Tensor const
     checker.fail("max_context_len", "0 or more", std::to_string(max_context_len));
   }
   check_top_k(checker, indices.size(1));
+  check_num_sms(checker, num_sms);
   checker.same_cuda_device({{"q", &q},
                             {"index_cache", &index_cache},
                             {"weights", &weights},
@@ -125,6 +136,7 @@ void paged_indexer_topk(Tensor const& q, Tensor const& index_cache, Tensor const
   PagedIndexerTopkParams params{};
   params.scoring = paged_scoring_params(q, index_cache, weights, context_lens, block_table);
   params.scoring.max_context_len = max_context_len;
+  set_launch(params.scoring, num_sms, pdl);
   params.selection = selection_params(indices);
   params.selection.num_columns = max_context_len;
   if (return_slots) set_translation(params.selection, block_table, std::nullopt);

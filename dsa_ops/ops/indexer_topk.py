@@ -11,6 +11,7 @@ from ..formats import INDEX_HEAD_DIM
 from ._arguments import (
     check_index_heads,
     check_indices,
+    check_num_sms,
     check_paged_counts,
     check_paged_scoring,
     check_ragged_scoring,
@@ -30,6 +31,8 @@ def _check_indexer_topk(
     row_ends: Tensor,
     block_table: Tensor | None,
     row_to_request: Tensor | None,
+    num_sms: int,
+    pdl: bool,
     indices: Tensor,
 ) -> None:
     checker = Checker("indexer_topk")
@@ -40,6 +43,7 @@ def _check_indexer_topk(
     check_index_heads(checker, q.shape[1])
     check_rows_per_request(checker, num_rows, block_table, row_to_request)
     check_top_k(checker, indices.shape[1])
+    check_num_sms(checker, num_sms)
     checker.same_device(
         q=q, k=k, k_scale=k_scale, weights=weights, row_starts=row_starts, row_ends=row_ends,
         block_table=block_table, row_to_request=row_to_request, indices=indices,
@@ -55,6 +59,8 @@ def _compute_indexer_topk(
     row_ends: Tensor,
     block_table: Tensor | None,
     row_to_request: Tensor | None,
+    num_sms: int,
+    pdl: bool,
     indices: Tensor,
 ) -> None:
     indices.copy_(
@@ -67,7 +73,8 @@ def _compute_indexer_topk(
 
 _INDEXER_TOPK = define_op(
     "indexer_topk(Tensor q, Tensor k, Tensor k_scale, Tensor weights, Tensor row_starts, "
-    "Tensor row_ends, Tensor? block_table, Tensor? row_to_request, Tensor(a!) indices) -> ()",
+    "Tensor row_ends, Tensor? block_table, Tensor? row_to_request, int num_sms, bool pdl, "
+    "Tensor(a!) indices) -> ()",
     _check_indexer_topk,
     _compute_indexer_topk,
 )
@@ -84,6 +91,8 @@ def indexer_topk(
     *,
     block_table: Tensor | None = None,
     row_to_request: Tensor | None = None,
+    num_sms: int = 0,
+    pdl: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """``topk(indexer_logits(...))`` without the ``[T, N]`` logits in memory.
@@ -93,6 +102,7 @@ def indexer_topk(
     Args:
         q, k, k_scale, weights, row_starts, row_ends: As in :func:`indexer_logits`.
         top_k, block_table, row_to_request, out: As in :func:`topk`.
+        num_sms, pdl: As in :func:`indexer_logits`; the selection is not bound by ``num_sms``.
 
     Returns:
         int32 ``[T, top_k]``: positions relative to the row's start, or slots.
@@ -113,8 +123,9 @@ def indexer_topk(
     checker.shape(q, "q", (-1, -1, INDEX_HEAD_DIM), "[T, Hi, 128]")
     indices = indices_or_new(checker, q.shape[0], top_k, q.device, out)
     _INDEXER_TOPK(
-        q, k, k_scale, weights, row_starts, row_ends, block_table, row_to_request, indices
-    )
+        q, k, k_scale, weights, row_starts, row_ends, block_table, row_to_request, num_sms, pdl,
+        indices,
+    )  # fmt: skip
     return indices
 
 
@@ -126,6 +137,8 @@ def _check_paged_indexer_topk(
     block_table: Tensor,
     max_context_len: int,
     return_slots: bool,
+    num_sms: int,
+    pdl: bool,
     indices: Tensor,
 ) -> None:
     checker = Checker("paged_indexer_topk")
@@ -134,6 +147,7 @@ def _check_paged_indexer_topk(
     check_paged_counts(checker, q)
     checker.require(max_context_len >= 0, "max_context_len", "0 or more", max_context_len)
     check_top_k(checker, indices.shape[1])
+    check_num_sms(checker, num_sms)
     checker.same_device(
         q=q, index_cache=index_cache, weights=weights, context_lens=context_lens,
         block_table=block_table, indices=indices,
@@ -148,6 +162,8 @@ def _compute_paged_indexer_topk(
     block_table: Tensor,
     max_context_len: int,
     return_slots: bool,
+    num_sms: int,
+    pdl: bool,
     indices: Tensor,
 ) -> None:
     indices.copy_(
@@ -160,7 +176,8 @@ def _compute_paged_indexer_topk(
 
 _PAGED_INDEXER_TOPK = define_op(
     "paged_indexer_topk(Tensor q, Tensor index_cache, Tensor weights, Tensor context_lens, "
-    "Tensor block_table, int max_context_len, bool return_slots, Tensor(a!) indices) -> ()",
+    "Tensor block_table, int max_context_len, bool return_slots, int num_sms, bool pdl, "
+    "Tensor(a!) indices) -> ()",
     _check_paged_indexer_topk,
     _compute_paged_indexer_topk,
 )
@@ -176,6 +193,8 @@ def paged_indexer_topk(
     top_k: int,
     *,
     return_slots: bool = False,
+    num_sms: int = 0,
+    pdl: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
     """``topk(paged_indexer_logits(...))``: selects among the cached keys of each request.
@@ -188,6 +207,7 @@ def paged_indexer_topk(
             :func:`paged_indexer_logits`; ``max_context_len`` bounds the lengths.
         top_k: 1 to 4096.
         return_slots: Return slots of the cache, ``page * 64 + offset``, instead of positions.
+        num_sms, pdl: As in :func:`indexer_topk`.
         out: int32 ``[B * next_n, top_k]`` to write to, any row stride.
 
     Returns:
@@ -208,6 +228,7 @@ def paged_indexer_topk(
     checker.shape(q, "q", (-1, -1, -1, INDEX_HEAD_DIM), "[B, next_n, Hi, 128]")
     indices = indices_or_new(checker, q.shape[0] * q.shape[1], top_k, q.device, out)
     _PAGED_INDEXER_TOPK(
-        q, index_cache, weights, context_lens, block_table, max_context_len, return_slots, indices
-    )
+        q, index_cache, weights, context_lens, block_table, max_context_len, return_slots, num_sms,
+        pdl, indices,
+    )  # fmt: skip
     return indices

@@ -42,9 +42,11 @@ struct TopkParams {
 };
 DSA_OPS_API Status topk(TopkParams const& params, cudaStream_t stream) noexcept;
 
-// topk(indexer_logits(...)), chunk by chunk of rows whose logits fit the workspace. Ignored are
-// scoring.logits, its stride and clean, and what `selection` says of rows, columns and ranges:
-// `scoring` has them; also row_offsets and pdl.
+// topk(indexer_logits(...)) without the logits: of many rows of a long context only those are kept
+// that may be among the best; of others a chunk of rows at a time. Ignored are scoring.logits, its
+// stride and clean, and what `selection` says of rows, columns and ranges: `scoring` has them; also
+// row_offsets and pdl. scoring.num_sms bounds the kernels that score; scoring.pdl asks for
+// programmatic dependent launch of the first of them.
 struct IndexerTopkParams {
   IndexerLogitsParams scoring;
   TopkParams selection;
@@ -56,8 +58,8 @@ DSA_OPS_API Status indexer_topk(IndexerTopkParams const& params, cudaStream_t st
 
 // topk(paged_indexer_logits(...)), likewise; row_to_request and num_requests are ignored too. Slots
 // come through selection.block_table, which may be that of `scoring`. Rows not longer than top_k
-// are not scored. The kernels of a call overlap by programmatic dependent launch; scoring.pdl asks
-// for the same with the kernel before the call.
+// are not scored. num_sms and pdl hold as for indexer_topk; the kernels of a call overlap by
+// programmatic dependent launch either way.
 struct PagedIndexerTopkParams {
   PagedIndexerLogitsParams scoring;
   TopkParams selection;

@@ -23,6 +23,7 @@ struct RaggedArgs {
   int32_t row_tiles;
   int32_t key_tiles;
   int32_t pieces;
+  int32_t unscored_length;  // rows up to this length are not scored
 };
 
 // key_map is e4m3 [pages, 64, 128] and num_keys 64 per page id; k_scale is not used.

@@ -109,6 +109,28 @@ Status launch_scoring(PagedIndexerLogitsParams const& p, int32_t unscored_length
 
 }  // namespace
 
+Status score_rows(IndexerLogitsParams const& p, int32_t unscored_length, cudaStream_t stream,
+                  char const* op) noexcept {
+  Status status = check_arguments(p, op);
+  if (!status.ok() || p.num_rows == 0 || p.num_keys == 0) return status;
+  DeviceProperties device;
+  status = current_device(&device, op);
+  if (!status.ok()) return status;
+
+  RaggedPlan const plan =
+      plan_ragged(static_cast<int32_t>(p.num_rows), static_cast<int32_t>(p.num_keys), p.num_heads,
+                  block_limit(device, p.num_sms));
+  RaggedArgs args{};
+  args.k_scale = p.k_scale;
+  args.unscored_length = unscored_length;
+  status = fill_ragged(p, p.num_keys, plan, &args, op);
+  if (!status.ok()) return status;
+  TensorMapDim const keys[] = {{kHeadDim, 0, kHeadDim}, {p.num_keys, p.k_stride, kStageKeys}};
+  status = encode_tensor_map(&args.key_map, p.k, keys, 2, op);
+  if (!status.ok()) return status;
+  return launch_ragged(args, p.num_heads, p.clean, {plan.grid, p.pdl}, stream);
+}
+
 Status score_pages(PagedIndexerLogitsParams const& params, int32_t unscored_length,
                    cudaStream_t stream, char const* op) noexcept {
   return launch_scoring(params, unscored_length, false, stream, op);
@@ -119,25 +141,7 @@ Status score_pages(PagedIndexerLogitsParams const& params, int32_t unscored_leng
 inline namespace v0 {
 
 Status indexer_logits(IndexerLogitsParams const& p, cudaStream_t stream) noexcept {
-  constexpr char const* kOp = "indexer_logits";
-  Status status = indexer::check_arguments(p, kOp);
-  if (!status.ok() || p.num_rows == 0 || p.num_keys == 0) return status;
-  DeviceProperties device;
-  status = current_device(&device, kOp);
-  if (!status.ok()) return status;
-
-  indexer::RaggedPlan const plan =
-      indexer::plan_ragged(static_cast<int32_t>(p.num_rows), static_cast<int32_t>(p.num_keys),
-                           p.num_heads, block_limit(device, p.num_sms));
-  indexer::RaggedArgs args{};
-  args.k_scale = p.k_scale;
-  status = fill_ragged(p, p.num_keys, plan, &args, kOp);
-  if (!status.ok()) return status;
-  indexer::TensorMapDim const keys[] = {{kHeadDim, 0, kHeadDim},
-                                        {p.num_keys, p.k_stride, kStageKeys}};
-  status = indexer::encode_tensor_map(&args.key_map, p.k, keys, 2, kOp);
-  if (!status.ok()) return status;
-  return indexer::launch_ragged(args, p.num_heads, p.clean, {plan.grid, p.pdl}, stream);
+  return indexer::score_rows(p, 0, stream, "indexer_logits");
 }
 
 Status cached_indexer_logits(CachedIndexerLogitsParams const& p, cudaStream_t stream) noexcept {

@@ -24,6 +24,11 @@ Status launch_paged(PagedArgs const& args, int32_t num_heads, int32_t tile_rows,
                     LaunchShape const& shape, cudaStream_t stream) noexcept;
 KernelList paged_kernels();
 
+// indexer_logits for a selection: rows of up to `unscored_length` keys, which win as a whole, get
+// no logits.
+Status score_rows(IndexerLogitsParams const& params, int32_t unscored_length, cudaStream_t stream,
+                  char const* op) noexcept;
+
 // paged_indexer_logits for a selection: rows of up to `unscored_length` keys, which win as a whole,
 // get no logits, and columns past a row's pages keep what they hold.
 Status score_pages(PagedIndexerLogitsParams const& params, int32_t unscored_length,

@@ -27,6 +27,18 @@ struct LaneKey {
   bool present;
 };
 
+__device__ __forceinline__ int32_t clamp_key(int32_t key, int32_t num_keys) {
+  return min(max(key, 0), num_keys);
+}
+
+// The keys that a row scores, of num_keys.
+__device__ __forceinline__ RowRange row_range(RaggedArgs const& args, int32_t num_keys,
+                                              int32_t row) {
+  RowRange const range{clamp_key(__ldg(args.row_starts + row), num_keys),
+                       clamp_key(__ldg(args.row_ends + row), num_keys)};
+  return range.end - range.begin > args.unscored_length ? range : RowRange{0, 0};
+}
+
 struct FlatKeys {
   using Args = RaggedArgs;
   template <class Tile>
@@ -36,6 +48,9 @@ struct FlatKeys {
   static constexpr int32_t kScanAlignment = 16;
 
   static __device__ __forceinline__ bool any(Args const&) { return true; }
+  static __device__ __forceinline__ RowRange range(Args const& args, int32_t row) {
+    return row_range(args, args.num_keys, row);
+  }
 
   // Loads the stages of a unit, in order; for a whole warp.
   template <class Storage>
@@ -82,6 +97,9 @@ struct CachedKeys {
   static constexpr int32_t kScanAlignment = kPageKeys;
 
   static __device__ __forceinline__ bool any(Args const& args) { return args.num_pages > 0; }
+  static __device__ __forceinline__ RowRange range(Args const& args, int32_t row) {
+    return row_range(args, args.num_keys, row);
+  }
   static __device__ __forceinline__ bool present(Args const& args, int32_t page) {
     return page >= 0 && page < args.num_pages;
   }

@@ -68,21 +68,14 @@ class RaggedWalk {
   int64_t end_ = 0;
 };
 
-__device__ __forceinline__ int32_t clamp_key(int32_t key, int32_t num_keys) {
-  return min(max(key, 0), num_keys);
-}
-
 template <class Tile, class Keys>
-__device__ __forceinline__ RaggedWork plan_unit(RaggedArgs const& args, int32_t row_tile,
+__device__ __forceinline__ RaggedWork plan_unit(typename Keys::Args const& args, int32_t row_tile,
                                                 RowRange keys, int lane) {
   RaggedWork plan;
   plan.first_row = row_tile * Tile::kQueries;
   bool const exists = lane < Tile::kQueries && lane < args.num_rows - plan.first_row;
   plan.row = RowRange{0, 0};
-  if (exists) {
-    plan.row.begin = clamp_key(__ldg(args.row_starts + plan.first_row + lane), args.num_keys);
-    plan.row.end = clamp_key(__ldg(args.row_ends + plan.first_row + lane), args.num_keys);
-  }
+  if (exists) plan.row = Keys::range(args, plan.first_row + lane);
   bool const empty = plan.row.end <= plan.row.begin;
   int32_t const begin =
       max(__reduce_min_sync(~0u, empty ? args.num_keys : plan.row.begin), keys.begin);
@@ -151,7 +144,7 @@ __device__ void produce_ragged(typename Keys::Args const& args,
 }
 
 template <class Tile, class Keys>
-__device__ void fill_ragged(RaggedArgs const& args, int filler_thread, int lane) {
+__device__ void fill_ragged(typename Keys::Args const& args, int filler_thread, int lane) {
   RaggedWalk walk(args);
   int32_t row_tile;
   RowRange unit_keys;

@@ -4,16 +4,11 @@
 
 #include "kernels/topk/bins.cuh"
 #include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/candidates.h"
 #include "kernels/topk/cluster_select.cuh"
 #include "kernels/topk/keys.cuh"
 
 namespace dsa_ops::topk_sm90 {
-
-// A logit, as bits (float32), and its position in the slice.
-struct Candidate {
-  uint32_t bits;
-  uint32_t position;
-};
 
 // Where a block's candidates go.
 struct CandidateStore {

@@ -1,5 +1,5 @@
-// The indexer chained with the selection: chunks of rows whose logits fit the workspace, so that
-// logits never exist in full.
+// The indexer with a selection behind it: fused where that is faster, else chunks of rows whose
+// logits fit the workspace. Logits never exist in full.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -8,13 +8,14 @@
 #include "kernels/indexer/checks.h"
 #include "kernels/indexer/launchers.h"
 #include "kernels/launch.h"
+#include "kernels/topk/fused/launcher.h"
 #include "kernels/topk/launcher.h"
 #include "kernels/topk/row_lengths.h"
 
 namespace dsa_ops {
 namespace {
 
-constexpr int64_t kLogitsBytes = int64_t{64} << 20;
+constexpr int64_t kLogitsBytes = topk_sm90::fused::kFusedBytes;
 constexpr int64_t kAlignment = 256;
 
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
@@ -104,12 +105,48 @@ void select_requests(TopkParams* part, Chunk const& chunk) {
   part->num_requests = chunk.requests;
 }
 
+// Chunk by chunk.
+Status chunked_topk(IndexerTopkParams const& p, int64_t rows_per_request, cudaStream_t stream) {
+  IndexerLogitsParams const& scoring = p.scoring;
+  bool const maps_by_position = p.selection.to_slots && p.selection.row_to_request == nullptr;
+  float* logits = static_cast<float*>(p.workspace);
+  return for_each_chunk(
+      scoring.num_rows, rows_per_request, rows_per_chunk(scoring.num_keys),
+      [&](Chunk const& chunk) {
+        IndexerLogitsParams score = scoring;
+        score.q = static_cast<uint8_t const*>(scoring.q) + chunk.first * scoring.q_row_stride;
+        score.weights += chunk.first * scoring.weights_row_stride;
+        score.row_starts += chunk.first;
+        score.row_ends += chunk.first;
+        score.logits = logits;
+        score.logits_row_stride = row_stride(scoring.num_keys);
+        score.num_rows = chunk.rows;
+        score.clean = false;
+        score.pdl = scoring.pdl && chunk.first == 0;
+        Status const scored = indexer::score_rows(score, p.selection.top_k, stream, "indexer_topk");
+        if (!scored.ok()) return scored;
+
+        TopkParams select = select_chunk(p.selection, chunk, logits, scoring.num_keys);
+        select.row_starts = score.row_starts;
+        select.row_ends = score.row_ends;
+        if (maps_by_position) {
+          select_requests(&select, chunk);
+        } else if (select.row_to_request != nullptr) {
+          select.row_to_request += chunk.first;
+        }
+        return topk(select, stream);
+      });
+}
+
 }  // namespace
 
 inline namespace v0 {
 
 size_t indexer_topk_workspace_bytes(int64_t num_rows, int64_t num_keys) noexcept {
-  return num_rows <= 0 ? 0 : static_cast<size_t>(logits_bytes(num_rows, num_keys));
+  if (num_rows <= 0) return 0;
+  int64_t const bytes = logits_bytes(num_rows, num_keys);
+  bool const fuses = topk_sm90::fused::may_fuse(num_rows, num_keys);
+  return static_cast<size_t>(fuses ? std::max(bytes, topk_sm90::fused::kFusedBytes) : bytes);
 }
 
 Status indexer_topk(IndexerTopkParams const& p, cudaStream_t stream) noexcept {
@@ -129,33 +166,15 @@ Status indexer_topk(IndexerTopkParams const& p, cudaStream_t stream) noexcept {
                        "%s: num_requests must divide %lld rows, got %lld", kOp,
                        static_cast<long long>(scoring.num_rows), static_cast<long long>(requests));
   }
-  int64_t const rows_per_request = maps_by_position ? scoring.num_rows / requests : 1;
-  float* logits = static_cast<float*>(p.workspace);
-  return for_each_chunk(
-      scoring.num_rows, rows_per_request, rows_per_chunk(scoring.num_keys),
-      [&](Chunk const& chunk) {
-        IndexerLogitsParams score = scoring;
-        score.q = static_cast<uint8_t const*>(scoring.q) + chunk.first * scoring.q_row_stride;
-        score.weights += chunk.first * scoring.weights_row_stride;
-        score.row_starts += chunk.first;
-        score.row_ends += chunk.first;
-        score.logits = logits;
-        score.logits_row_stride = row_stride(scoring.num_keys);
-        score.num_rows = chunk.rows;
-        score.clean = false;
-        Status const scored = indexer_logits(score, stream);
-        if (!scored.ok()) return scored;
-
-        TopkParams select = select_chunk(p.selection, chunk, logits, scoring.num_keys);
-        select.row_starts = score.row_starts;
-        select.row_ends = score.row_ends;
-        if (maps_by_position) {
-          select_requests(&select, chunk);
-        } else if (select.row_to_request != nullptr) {
-          select.row_to_request += chunk.first;
-        }
-        return topk(select, stream);
-      });
+  DeviceProperties device;
+  status = current_device(&device, kOp);
+  if (!status.ok()) return status;
+  int32_t const num_sms =
+      scoring.num_sms == 0 ? device.num_sms : std::min(device.num_sms, scoring.num_sms);
+  topk_sm90::fused::FusedPlan const fused = topk_sm90::fused::plan_fused(
+      scoring.num_rows, scoring.num_keys, scoring.num_heads, p.selection.top_k, num_sms);
+  if (fused.scan_rows > 0) return topk_sm90::fused::fused_topk(p, fused, stream);
+  return chunked_topk(p, maps_by_position ? scoring.num_rows / requests : 1, stream);
 }
 
 size_t paged_indexer_topk_workspace_bytes(int64_t num_rows, int64_t max_context_len) noexcept {

@@ -142,11 +142,12 @@ __device__ __forceinline__ uint32_t scan_in_order(
   return greater + min(equal, ties);
 }
 
-// Lists the slice's top_k best, whatever the data: counting passes over the slice, then one in
-// order. Returns their number. The caller synchronises before and after.
-template <int kThreads, class Storage, LogitsType kType>
-__device__ __forceinline__ uint32_t list_best(Storage& shared, Candidate* list,
-                                              Slice<kType> const& slice, int top_k) {
+// Calls emit(rank, key, position) for the slice's top_k best in order, whatever the data: counting
+// passes over the slice, then one in order. Returns their number. The caller synchronises before
+// and after.
+template <int kThreads, class Storage, LogitsType kType, class Emit>
+__device__ __forceinline__ uint32_t find_best(Storage& shared, Slice<kType> const& slice, int top_k,
+                                              Emit const& emit) {
   uint32_t first_greater = 1;
   uint32_t threshold = 1;
   uint32_t ties = 0;
@@ -162,11 +163,16 @@ __device__ __forceinline__ uint32_t list_best(Storage& shared, Candidate* list,
     first_greater = bin.low + (bin.rank == bin.inside ? 0 : 1);
     ties = bin.rank;
   }
-  return scan_in_order<kThreads, false>(
-      shared.warp_sums, slice, first_greater, threshold, ties, min(top_k, slice.count),
-      [&](uint32_t rank, uint32_t key, int position) {
-        list[rank] = Candidate{__float_as_uint(logit_of(key)), static_cast<uint32_t>(position)};
-      });
+  return scan_in_order<kThreads, false>(shared.warp_sums, slice, first_greater, threshold, ties,
+                                        min(top_k, slice.count), emit);
+}
+
+template <int kThreads, class Storage, LogitsType kType>
+__device__ __forceinline__ uint32_t list_best(Storage& shared, Candidate* list,
+                                              Slice<kType> const& slice, int top_k) {
+  return find_best<kThreads>(shared, slice, top_k, [&](uint32_t rank, uint32_t key, int position) {
+    list[rank] = Candidate{__float_as_uint(logit_of(key)), static_cast<uint32_t>(position)};
+  });
 }
 
 // Appends the slice's first `wanted` keys equal to `tie` to `count` candidates; returns how many

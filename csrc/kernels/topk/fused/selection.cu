@@ -1,0 +1,60 @@
+// Launches of the kernels around the scans: gates before, selection behind.
+#include <algorithm>
+
+#include "kernels/topk/fused/gate.cuh"
+#include "kernels/topk/fused/launcher.h"
+#include "kernels/topk/fused/select.cuh"
+
+namespace dsa_ops::topk_sm90::fused {
+namespace {
+
+constexpr char kOp[] = "indexer_topk";
+
+int32_t select_bytes(KernelArgs const& topk) {
+  constexpr int32_t kBitmaps = 2;
+  return static_cast<int32_t>(sizeof(SelectionStorage)) +
+         kBitmaps * 4 * (topk.window_words + topk.window_words / 32);
+}
+
+template <class Args>
+Status launch(void (*kernel)(Args), Args const& args, int32_t blocks, int32_t threads,
+              int32_t shared_bytes, cudaStream_t stream, char const* op) {
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
+  return cuda_status(cudaLaunchKernelEx(&config, kernel, args), op);
+}
+
+}  // namespace
+
+Status launch_gates(GateArgs const& args, int32_t num_rows, cudaStream_t stream,
+                    char const* op) noexcept {
+  return launch(row_gates_kernel, args, args.num_scans + num_rows, kGateThreads, 0, stream, op);
+}
+
+Status launch_select(SelectArgs const& args, int32_t num_rows, cudaStream_t stream,
+                     char const* op) noexcept {
+  Status const status = allow_shared_memory<list_topk_kernel>(kMaxDynamicBytes, op);
+  if (!status.ok()) return status;
+  return launch(list_topk_kernel, args, num_rows, kSelectThreads, select_bytes(args.topk), stream,
+                op);
+}
+
+KernelList selection_kernels() {
+  static KernelEntry const kEntries[] = {
+      {{"row_gates_kernel", kOp, "a row's sample", kGateThreads, 0, 255},
+       reinterpret_cast<void const*>(&row_gates_kernel)},
+      {{"list_topk_kernel", kOp, "a row's lists", kSelectThreads, kMaxDynamicBytes, 64},
+       reinterpret_cast<void const*>(&list_topk_kernel)},
+  };
+  return KernelList{kEntries, sizeof(kEntries) / sizeof(kEntries[0])};
+}
+
+}  // namespace dsa_ops::topk_sm90::fused
