@@ -148,7 +148,7 @@ struct Consumer {
     }
   }
 
-  template <int kFirst>
+  template <int kFirst, int kLast>
   __device__ __forceinline__ void exponentiate(float (&weights)[32]) const {
     float shift[2];
 #pragma unroll
@@ -156,18 +156,19 @@ struct Consumer {
       shift[half] = reference[half] == -INFINITY ? 0.f : reference[half];
     }
 #pragma unroll
-    for (int i = kFirst; i < kFirst + 16; ++i) {
+    for (int i = kFirst; i < kLast; ++i) {
       weights[i] = ptx::exp2_flushed(fmaf(scores[i], scale, -shift[(i >> 1) & 1]));
     }
   }
 
   // Turns scores into probabilities; true if what was accumulated before must be multiplied by
-  // `factor`. Most blocks move no reference: half of the weights are under way before the maxima
+  // `factor`. Most blocks move no reference: the first weights are under way before the maxima
   // are known, and the lanes of a row need not agree on its maximum.
   __device__ __forceinline__ bool softmax(float (&factor)[2]) {
+    constexpr int kEarly = 8;
     if (masks) mask_scores();
     float weights[32], top[2];
-    exponentiate<0>(weights);
+    exponentiate<0, kEarly>(weights);
     find_maxima(top);
     bool outgrown = false;
 #pragma unroll
@@ -178,9 +179,9 @@ struct Consumer {
     bool const moves = __any_sync(0xFFFFFFFFu, outgrown);
     if (moves) {
       move_references(top, factor);
-      exponentiate<0>(weights);
+      exponentiate<0, kEarly>(weights);
     }
-    exponentiate<16>(weights);
+    exponentiate<kEarly, 32>(weights);
 #pragma unroll
     for (int i = 0; i < 32; ++i) sum[(i >> 1) & 1] += weights[i];
 #pragma unroll
@@ -298,14 +299,11 @@ struct Consumer {
     float factor[2];
     bool const grows = softmax(factor);
     publish(shared.odd_probability);
-    if (grows) {
-      ptx::wgmma_wait<0>();  // registers may change only where no product is in flight
-      pin_registers(output);
-      scale_output(factor);
-    }
-    issue_own();
-    ptx::wgmma_wait<1>();
+    ptx::wgmma_wait<0>();
+    pin_registers(output);
     release(&shared.kv_empty[0][kRight]);
+    if (grows) scale_output(factor);
+    issue_own();
     ptx::wgmma_wait<0>();
     pin_registers(output);
     release(&shared.kv_empty[1][kRight]);
