@@ -17,9 +17,10 @@ set(DSA_OPS_SOURCES
   indexer/sm90_paged.cu
   indexer/sm90_ragged.cu
   indexer/tensor_map.cpp
+  sparse_mla/bf16/launch.cu
+  sparse_mla/checks.cpp
   sparse_mla/fp8/launch.cu
   sparse_mla/kernels.cpp
-  sparse_mla/pairs/launch.cu
   sparse_mla/plan.cpp
   sparse_mla/sparse_mla_decode.cu
   sparse_mla/sparse_mla_prefill.cpp

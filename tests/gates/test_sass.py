@@ -34,7 +34,7 @@ REQUIRED: dict[str, set[str]] = {
     "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_indexer_scan_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
-    "sparse_mla_pairs_kernel": {"HGMMA", "USETMAXREG"},
+    "sm90_bf16_sparse_mla_kernel": {"HGMMA", "USETMAXREG"},
     "staged_topk_kernel": {"UBLKCP"},
     "union_kernel": set(),
     "write_index_cache_kernel": set(),

@@ -2,11 +2,11 @@
 #include <cmath>
 
 #include "dsa_ops/sparse_mla.h"
+#include "kernels/sparse_mla/bf16/launch.h"
 #include "kernels/sparse_mla/checks.h"
 #include "kernels/sparse_mla/combine.cuh"
 #include "kernels/sparse_mla/fp8/launch.h"
 #include "kernels/sparse_mla/kernels.h"
-#include "kernels/sparse_mla/pairs/launch.h"
 #include "kernels/sparse_mla/plan.h"
 
 namespace dsa_ops {
@@ -106,7 +106,7 @@ Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const*
   args.partial_out = static_cast<float*>(params.workspace);
   args.partial_lse =
       reinterpret_cast<float*>(static_cast<char*>(params.workspace) + partial.output);
-  Status status = pairs::launch_cache(args, num_sms, op, stream);
+  Status status = bf16::launch_cache(args, num_sms, op, stream);
   if (status.ok() && plan.num_splits > 1) status = combine(args, params.num_rows, op, stream);
   return status;
 }

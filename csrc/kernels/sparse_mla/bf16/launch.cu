@@ -1,9 +1,9 @@
 #include <algorithm>
 
-#include "kernels/sparse_mla/pairs/kernel.cuh"
-#include "kernels/sparse_mla/pairs/launch.h"
+#include "kernels/sparse_mla/bf16/kernel.cuh"
+#include "kernels/sparse_mla/bf16/launch.h"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 namespace {
 
@@ -19,19 +19,20 @@ Status launch_kernel(KernelArgs const& args, int num_sms, char const* op, cudaSt
         StatusCode::kInvalidArgument, "%s: num_rows must be at most %d for these heads, got %lld",
         op, INT32_MAX / (args.head_tiles * args.num_splits), static_cast<long long>(args.num_rows));
   }
-  if (Status status = allow_shared_memory<sparse_mla_pairs_kernel<Source>>(kBytes, op);
+  if (Status status = allow_shared_memory<sm90_bf16_sparse_mla_kernel<Source>>(kBytes, op);
       !status.ok()) {
     return status;
   }
   auto const blocks = static_cast<unsigned>(std::min<int64_t>(tiles, num_sms));
-  sparse_mla_pairs_kernel<Source><<<blocks, kThreads, kBytes, stream>>>(args);
+  sm90_bf16_sparse_mla_kernel<Source><<<blocks, kThreads, kBytes, stream>>>(args);
   return cuda_status(cudaGetLastError(), op);
 }
 
 template <class Source>
 KernelEntry entry(char const* op, char const* tile) {
-  return {{"sparse_mla_pairs_kernel", op, tile, kThreads, sizeof(SharedStorage), kLaunchRegisters},
-          reinterpret_cast<void const*>(&sparse_mla_pairs_kernel<Source>)};
+  return {
+      {"sm90_bf16_sparse_mla_kernel", op, tile, kThreads, sizeof(SharedStorage), kLaunchRegisters},
+      reinterpret_cast<void const*>(&sm90_bf16_sparse_mla_kernel<Source>)};
 }
 
 }  // namespace
@@ -52,4 +53,4 @@ std::array<KernelEntry, 3> kernels() {
           entry<Bf16Cache>("sparse_mla_decode", "64 heads of one row, bf16 paged cache")};
 }
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16

@@ -1,11 +1,11 @@
-// A consumer warpgroup of the pairs kernel: scores of one block of every pair, half of the output.
+// A consumer warpgroup of the bf16 kernel: scores of one block of every pair, half of the output.
 #pragma once
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
-#include "kernels/sparse_mla/pairs/gather.cuh"
+#include "kernels/sparse_mla/bf16/gather.cuh"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 // Descriptor words between two panels, and between the 16 columns (scores, A operand) or 16 rows
 // (values) of two steps.
@@ -455,4 +455,4 @@ struct Consumer {
   }
 };
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16

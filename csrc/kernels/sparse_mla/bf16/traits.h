@@ -6,7 +6,7 @@
 
 #include "kernels/sparse_mla/plan.h"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 // The M of every wgmma is kTileHeads; a stage holds kBlockTokens, and two of them are a pair.
 static_assert(kTileHeads == 64 && kBlockTokens == 64);
@@ -74,4 +74,4 @@ enum NamedBarrier : int {
   kScoresIssued = 5,  // warpgroup 0 to 1: the even block's score products are under way
 };
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16

@@ -1,13 +1,13 @@
 // Sparse MLA over bf16 values: 64 heads of one row a tile, or the rows of a pack, tokens in pairs
 // of blocks.
 #pragma once
-#include "kernels/sparse_mla/pairs/consumer.cuh"
+#include "kernels/sparse_mla/bf16/consumer.cuh"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
-    sparse_mla_pairs_kernel(__grid_constant__ const KernelArgs args) {
+    sm90_bf16_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   if (args.pack_rows > 1 && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage*>(raw_storage);
@@ -40,4 +40,4 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
 }
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16

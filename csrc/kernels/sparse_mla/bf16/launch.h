@@ -5,7 +5,7 @@
 #include "kernels/launch.h"
 #include "kernels/sparse_mla/kernel_args.h"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 // args: rows of head_dim 576 or 512, no splits.
 Status launch_rows(KernelArgs const& args, int32_t head_dim, int num_sms, char const* op,
@@ -16,4 +16,4 @@ Status launch_cache(KernelArgs const& args, int num_sms, char const* op, cudaStr
 
 std::array<KernelEntry, 3> kernels();
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16

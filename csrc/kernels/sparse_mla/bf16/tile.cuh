@@ -1,10 +1,10 @@
 // Where a thread block works: 64 heads of one row, or all heads of the rows of a pack, and one part
 // of an index list.
 #pragma once
+#include "kernels/sparse_mla/bf16/traits.h"
 #include "kernels/sparse_mla/kernel_args.h"
-#include "kernels/sparse_mla/pairs/traits.h"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 struct TileRow;
 
@@ -111,4 +111,4 @@ __device__ __forceinline__ uint32_t next_tile(KernelArgs const& args, uint32_t i
   return tiles;
 }
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16

@@ -2,9 +2,9 @@
 #pragma once
 #include "device/ptx/copy.cuh"
 #include "device/ptx/mbarrier.cuh"
-#include "kernels/sparse_mla/pairs/tile.cuh"
+#include "kernels/sparse_mla/bf16/tile.cuh"
 
-namespace dsa_ops::sparse_mla::pairs {
+namespace dsa_ops::sparse_mla::bf16 {
 
 // Copies 16 bytes, or zeros without reading. The other head tile of the row, or the rows after it,
 // will want the same line.
@@ -186,4 +186,4 @@ struct Gather {
   }
 };
 
-}  // namespace dsa_ops::sparse_mla::pairs
+}  // namespace dsa_ops::sparse_mla::bf16
