@@ -10,7 +10,12 @@ def plan_paged_indexer_logits(
     batch: int, next_n: int, num_heads: int, max_context_len: int, num_sms: int
 ) -> dict[str, int]: ...
 def plan_topk(
-    num_rows: int, num_columns: int, top_k: int, num_sms: int, aligned: bool = True
+    num_rows: int,
+    num_columns: int,
+    top_k: int,
+    num_sms: int,
+    aligned_rows: bool = True,
+    from_zero: bool = True,
 ) -> dict[str, Any]: ...
 def plan_indexer_topk(
     num_rows: int, num_keys: int, num_heads: int, top_k: int, num_sms: int

@@ -18,8 +18,12 @@ HELD = [
 COLUMNS = [1, 100, 4096, 8192, 16_384, 16_385, 32_768, 65_536, 131_072, 262_144, 1 << 20, 1 << 31]
 
 
-def choice(num_rows: int, num_columns: int, aligned: bool = True) -> tuple[str, int, int]:
-    plan = compiled_module().plan_topk(num_rows, num_columns, 2048, NUM_SMS, aligned)
+def choice(
+    num_rows: int, num_columns: int, aligned_rows: bool = True, from_zero: bool = True
+) -> tuple[str, int, int]:
+    plan = compiled_module().plan_topk(
+        num_rows, num_columns, 2048, NUM_SMS, aligned_rows, from_zero
+    )
     return plan["selector"], plan["cluster_size"], plan["block_threads"]
 
 
@@ -51,9 +55,20 @@ def test_measured_sizes_take_the_fastest_kernel(
 
 @pytest.mark.parametrize(("num_rows", "num_columns"), [(1, 8192), (4096, 8192), (4, 131_072)])
 def test_unaligned_rows_need_room_before_a_slice(num_rows: int, num_columns: int) -> None:
-    assert choice(num_rows, num_columns, aligned=False) != choice(num_rows, num_columns)
+    assert choice(num_rows, num_columns, aligned_rows=False) != choice(num_rows, num_columns)
     fewer = num_columns * 7 // 8
-    assert choice(num_rows, fewer, aligned=False) == choice(num_rows, fewer)
+    assert choice(num_rows, fewer, aligned_rows=False) == choice(num_rows, fewer)
+
+
+@pytest.mark.parametrize(("num_rows", "num_columns"), [(1, 8192), (4096, 8192)])
+def test_ranges_in_aligned_rows_need_no_room_in_a_single_block(
+    num_rows: int, num_columns: int
+) -> None:
+    assert choice(num_rows, num_columns, from_zero=False) == choice(num_rows, num_columns)
+
+
+def test_ranges_in_aligned_rows_need_room_before_a_slice_of_a_cluster() -> None:
+    assert choice(4, 131_072, from_zero=False) != choice(4, 131_072)
 
 
 @pytest.mark.parametrize("num_sms", [78, 114, 132])
@@ -61,8 +76,10 @@ def test_unaligned_rows_need_room_before_a_slice(num_rows: int, num_columns: int
 def test_every_plan_can_be_launched(top_k: int, num_sms: int) -> None:
     for num_rows in ROWS:
         for num_columns in COLUMNS:
-            for aligned in (False, True):
-                plan = compiled_module().plan_topk(num_rows, num_columns, top_k, num_sms, aligned)
+            for aligned, from_zero in ((False, False), (True, False), (True, True)):
+                plan = compiled_module().plan_topk(
+                    num_rows, num_columns, top_k, num_sms, aligned, from_zero
+                )
                 assert plan["num_blocks"] == num_rows * plan["cluster_size"]
                 assert plan["shared_bytes"] <= MAX_SHARED_BYTES
                 if plan["selector"] == "gated":
@@ -72,6 +89,7 @@ def test_every_plan_can_be_launched(top_k: int, num_sms: int) -> None:
                 names = ("selector", "cluster_size", "block_threads", "thread_keys")
                 assert tuple(plan[name] for name in names) in HELD
                 slice_length = -(-num_columns // plan["cluster_size"] // 8) * 8
-                before = 0 if aligned else 7
+                alone = plan["cluster_size"] == 1
+                before = 0 if aligned and (from_zero or alone) else 7
                 held = plan["block_threads"] * plan["thread_keys"]
                 assert held >= slice_length + before

@@ -95,9 +95,13 @@ char const* selector_name(dsa_ops::topk_sm90::Selector selector) {
 }
 
 py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t num_sms,
-                   bool aligned) {
+                   bool aligned_rows, bool from_zero) {
   require_positive("plan_topk", {{"top_k", top_k}, {"num_sms", num_sms}});
-  auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, aligned, num_sms);
+  using dsa_ops::topk_sm90::RowStarts;
+  RowStarts const starts = !aligned_rows ? RowStarts::kAnywhere
+                           : from_zero   ? RowStarts::kAligned
+                                         : RowStarts::kAlignedRows;
+  auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, starts, num_sms);
   py::dict result;
   result["selector"] = selector_name(plan.selector);
   result["cluster_size"] = plan.cluster_size;
@@ -162,7 +166,7 @@ PYBIND11_MODULE(_C, module) {
              py::arg("next_n"), py::arg("num_heads"), py::arg("max_context_len"),
              py::arg("num_sms"));
   module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
-             py::arg("num_sms"), py::arg("aligned") = true);
+             py::arg("num_sms"), py::arg("aligned_rows") = true, py::arg("from_zero") = true);
   module.def("plan_indexer_topk", &plan_indexer_topk, py::arg("num_rows"), py::arg("num_keys"),
              py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
   module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),

@@ -26,8 +26,8 @@ __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
 TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
 # Repeats of three rows, and columns: together every kernel, cluster and block size of a 132-SM GPU.
-RESIDENT_SHAPES = [(1, 300), (1, 8000), (2, 130_000), (1, 20_000), (12, 20_000)]
-STAGED_SHAPES = [(50, 6000), (45, 8185), (45, 300)]
+RESIDENT_SHAPES = [(1, 300), (1, 8192), (2, 130_000), (1, 20_000), (12, 20_000)]
+STAGED_SHAPES = [(50, 6000), (45, 8192), (45, 300)]
 GATED_SHAPES = [(47, 40_000), (34, 70_000), (7, 140_000), (4, 140_000), (1, 400_000)]
 
 
@@ -101,7 +101,7 @@ def assert_exact(
 
 def test_shapes_reach_every_kernel() -> None:
     plans = [
-        compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132, False)
+        compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132, from_zero=False)
         for repeats, num_columns in RESIDENT_SHAPES + STAGED_SHAPES + GATED_SHAPES
     ]
     chosen = {(plan["selector"], plan["cluster_size"], plan["block_threads"]) for plan in plans}
@@ -162,6 +162,17 @@ def test_strides_and_misaligned_rows(
     logits = torch.randn(num_rows, num_columns + 13).to(dtype)[:, offset : offset + num_columns]
     starts = torch.randint(0, 9, (num_rows,)).int()
     assert_exact(logits, 500, torch.full_like(starts, num_columns), starts)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("num_rows", [9, 140])
+def test_ranges_to_the_end_of_the_longest_rows_of_one_block(
+    num_rows: int, dtype: torch.dtype
+) -> None:
+    """What lies before a range in its first 16 bytes takes the place of what the range lacks."""
+    logits = torch.randn(num_rows, 8192).to(dtype)
+    starts = (torch.arange(num_rows) % 19).int()
+    assert_exact(logits, 2048, torch.full_like(starts, 8192), starts)
 
 
 def test_a_row_of_a_million() -> None:

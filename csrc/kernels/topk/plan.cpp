@@ -21,6 +21,14 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+// Logits in front of a block's slice that lie in its first 16-byte packet, at most, beyond what the
+// slice leaves free: a range that starts later in an aligned row is so much shorter.
+constexpr int64_t before_slice(RowStarts starts, int32_t cluster_size) {
+  bool const within =
+      starts == RowStarts::kAligned || (starts == RowStarts::kAlignedRows && cluster_size == 1);
+  return within ? 0 : kMaxPacketLogits - 1;
+}
+
 // Resident and staged blocks hold up to thread_keys keys a thread.
 struct Choice {
   Selector selector;
@@ -34,7 +42,7 @@ struct Choice {
 // The first line that covers the sizes holds, but for one whose blocks cannot take the row.
 // Figures: microseconds on an H100 with k = 2048, see README.md; bounds between two measured sizes
 // are a guess.
-Choice choose(int64_t num_rows, int64_t num_columns, bool aligned, int64_t num_sms) {
+Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t num_sms) {
   Choice const choices[] = {
       // 128 x 8K: 10.4 against 11.6 staged; 4096 x 8K: 162 and 88.
       {Selector::kResident, num_sms, 8192, 1, 1024, 8},
@@ -57,10 +65,9 @@ Choice choose(int64_t num_rows, int64_t num_columns, bool aligned, int64_t num_s
       {Selector::kGated, kAny, kAny, 4, kGatedThreads, 0},
   };
   return *std::find_if(std::begin(choices), std::end(choices), [&](Choice const& choice) {
-    // A block may have to hold what precedes its slice in a 16-byte packet.
     int64_t const slice =
         round_up((num_columns + choice.cluster_size - 1) / choice.cluster_size, 8);
-    int64_t const keys = slice + (aligned ? 0 : kMaxPacketLogits - 1);
+    int64_t const keys = slice + before_slice(starts, choice.cluster_size);
     bool const fits =
         choice.selector == Selector::kGated || keys <= choice.block_threads * choice.thread_keys;
     return fits && num_rows <= choice.max_rows && num_columns <= choice.max_columns;
@@ -81,8 +88,8 @@ int64_t resident_bytes(Choice const& choice, int32_t top_k) {
 }
 
 // Of a staged one, whose winners take the place of the row. Enough for bfloat16 too.
-int64_t staged_bytes(int64_t num_columns, int32_t top_k, bool aligned) {
-  int64_t const logits = num_columns + (aligned ? 0 : kMaxPacketLogits - 1);
+int64_t staged_bytes(int64_t num_columns, int32_t top_k, RowStarts starts) {
+  int64_t const logits = num_columns + before_slice(starts, 1);
   int64_t const row = round_up(logits * static_cast<int64_t>(sizeof(float)), staged::kPairBytes);
   return static_cast<int64_t>(sizeof(staged::SharedStorage)) + std::max<int64_t>(row, 4 * top_k);
 }
@@ -124,9 +131,9 @@ TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t clus
 }  // namespace gated_plan
 }  // namespace
 
-TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, bool aligned,
+TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, RowStarts starts,
                    int32_t num_sms) noexcept {
-  Choice const choice = choose(num_rows, num_columns, aligned, num_sms);
+  Choice const choice = choose(num_rows, num_columns, starts, num_sms);
   if (choice.selector == Selector::kGated) {
     return gated_plan::make(num_rows, num_columns, top_k, choice.cluster_size);
   }
@@ -136,7 +143,7 @@ TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, bool al
   plan.block_threads = choice.block_threads;
   plan.thread_keys = choice.thread_keys;
   plan.shared_bytes = static_cast<int32_t>(choice.selector == Selector::kStaged
-                                               ? staged_bytes(num_columns, top_k, aligned)
+                                               ? staged_bytes(num_columns, top_k, starts)
                                                : resident_bytes(choice, top_k));
   plan.num_blocks = num_rows * choice.cluster_size;
   return plan;

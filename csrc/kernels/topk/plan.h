@@ -22,9 +22,15 @@ struct TopkPlan {
   int64_t num_blocks;
 };
 
-// The selectors agree on every row: both are exact, so the choice is one of time alone. `aligned`:
-// all rows start at 16-byte addresses.
-TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, bool aligned,
+// Where the ranges of rows start.
+enum class RowStarts {
+  kAligned,      // at 16-byte addresses
+  kAlignedRows,  // anywhere in rows that do
+  kAnywhere,
+};
+
+// The selectors agree on every row: all are exact, so the choice is one of time alone.
+TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, RowStarts starts,
                    int32_t num_sms) noexcept;
 
 }  // namespace dsa_ops::topk_sm90

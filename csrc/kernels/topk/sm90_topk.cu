@@ -77,12 +77,14 @@ KernelArgs kernel_args(TopkParams const& params, indexer::RowLengths const& leng
   return args;
 }
 
-// Whether all rows start at 16-byte addresses.
-bool is_aligned(TopkParams const& params, indexer::RowLengths const& lengths) {
+RowStarts row_starts(TopkParams const& params, indexer::RowLengths const& lengths) {
   int64_t const packet = params.logits_type == LogitsType::kFloat32 ? 4 : 8;
+  if (params.logits_row_stride % packet != 0 ||
+      reinterpret_cast<uintptr_t>(params.logits) % 16 != 0) {
+    return RowStarts::kAnywhere;
+  }
   bool const from_zero = params.row_starts == nullptr || lengths.context_lens != nullptr;
-  return from_zero && params.logits_row_stride % packet == 0 &&
-         reinterpret_cast<uintptr_t>(params.logits) % 16 == 0;
+  return from_zero ? RowStarts::kAligned : RowStarts::kAlignedRows;
 }
 
 struct Launch {
@@ -161,7 +163,7 @@ Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
   if (Status status = current_device(&device, kOp); !status.ok()) return status;
   if (params.num_rows == 0) return Status{};
   TopkPlan const plan = plan_topk(params.num_rows, params.num_columns, params.top_k,
-                                  is_aligned(params, lengths), device.num_sms);
+                                  row_starts(params, lengths), device.num_sms);
   Launch const launch{kernel_args(params, lengths, plan), plan, params.pdl, stream};
   return params.logits_type == LogitsType::kFloat32
              ? launch_as_planned<LogitsType::kFloat32>(launch)
