@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
 import dsa_ops
 from tests.gpu.attention_data import SCALE, queries, results_of, rows_of_kv, selection
@@ -31,23 +34,11 @@ def test_kv_of_more_than_two_to_the_31_bytes() -> None:
     assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def test_a_cache_of_more_than_two_to_the_31_bytes() -> None:
-    small = filled_mla_cache(4, 64)
-    num_pages = 2**31 // (64 * 656) + 200
-    cache = torch.empty(num_pages, 64, 656, dtype=torch.uint8)
-    pages = torch.tensor([0, num_pages - 150, num_pages - 2, num_pages - 1])
-    cache[pages] = small
-    q, chosen = queries(4, 64), torch.randint(0, 256, (4, 500))
-    slots = pages[chosen // 64] * 64 + chosen % 64
-    actual = dsa_ops.sparse_mla_decode(q, cache, slots.int(), SCALE)
-    expected = dsa_ops.sparse_mla_decode(q, small, chosen.int(), SCALE)
-    assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
-
-
-def test_a_bf16_cache_of_more_than_two_to_the_31_bytes() -> None:
-    small = filled_bf16_cache(4, 64)
-    num_pages = 2**31 // (64 * 1152) + 200
-    cache = torch.empty(num_pages, 64, 576, dtype=torch.bfloat16)
+@pytest.mark.parametrize("filled", [filled_mla_cache, filled_bf16_cache])
+def test_a_cache_of_more_than_two_to_the_31_bytes(filled: Callable[[int, int], Tensor]) -> None:
+    small = filled(4, 64)
+    num_pages = 2**31 // small[0].nbytes + 200
+    cache = torch.empty(num_pages, *small.shape[1:], dtype=small.dtype)
     pages = torch.tensor([0, num_pages - 150, num_pages - 2, num_pages - 1])
     cache[pages] = small
     q, chosen = queries(4, 64), torch.randint(0, 256, (4, 500))
