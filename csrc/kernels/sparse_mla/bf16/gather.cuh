@@ -37,12 +37,13 @@ struct Gather {
 
   __device__ __forceinline__ int row_of(int i) const { return (thread >> 3) + i * kRowStep; }
 
-  template <int kFirst, int kLast>
+  // Panels from kFirst on of rows from kFrom on.
+  template <int kFirst, int kLast, int kFrom = 0, int kTo = kRows>
   __device__ __forceinline__ void copy(uint8_t (*panels)[kPanelBytes], Rows const& rows) const {
     int const row = thread >> 3;
     uint32_t const target = ptx::shared_address(panels) + row * 128 + (((thread ^ row) & 7) << 4);
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = kFrom; i < kTo; ++i) {
 #pragma unroll
       for (int panel = kFirst; panel < kLast; ++panel) {
         copy_16(target + panel * kPanelBytes + i * kRowStep * 128, rows.source[i] + panel * 128,
@@ -52,10 +53,26 @@ struct Gather {
   }
 
   template <int kHalf>
-  __device__ __forceinline__ void copy_half(uint8_t (*panels)[kPanelBytes], Rows const& rows,
-                                            uint64_t* full) const {
-    copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(panels, rows);
-    ptx::cp_async_mbarrier_arrive_noinc(full);
+  __device__ __forceinline__ void copy_query(Tile const& tile) const {
+    copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(
+        shared.query, query_rows(tile));
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.query_full[kHalf]);
+  }
+
+  // A half of a block, its first 32 tokens (rows 0 and 1 of a thread) as soon as they are free.
+  template <int kHalf>
+  __device__ __forceinline__ void copy_tokens(int stage, Rows const& rows, uint32_t phase) const {
+    using First = QuarterPanels<2 * kHalf, kPanels>;
+    using Second = QuarterPanels<2 * kHalf + 1, kPanels>;
+    uint8_t (*const panels)[kPanelBytes] = shared.kv[stage];
+    ptx::mbarrier_wait(&shared.kv_empty[stage][kHalf][0], phase ^ 1);
+    copy<First::kFirst, Second::kLast, 0, 2>(panels, rows);
+    ptx::mbarrier_wait(&shared.kv_empty[stage][kHalf][1], phase ^ 1);
+    if constexpr (kHalf == kRight) publish_valid(stage, rows);
+    copy<First::kFirst, First::kLast, 2, 4>(panels, rows);
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][2 * kHalf]);
+    copy<Second::kFirst, Second::kLast, 2, 4>(panels, rows);
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][2 * kHalf + 1]);
   }
 
   __device__ __forceinline__ Rows query_rows(Tile const& tile) const {
@@ -136,7 +153,7 @@ struct Gather {
     }
     if (lane < kMaxPackRows) shared.valid[stage][lane][thread >> 5] = static_cast<uint16_t>(word);
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.kv_full[stage][kRight]);
+    if (lane == 0) ptx::mbarrier_arrive(&shared.kv_full[stage][kQuarters - 1]);
   }
 
   __device__ void run() {
@@ -157,24 +174,17 @@ struct Gather {
           load_entries(tile, 2 * pair + 3, entries[1]);
         }
         if (pair == 0) {
-          Rows const query = query_rows(tile);
           ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
-          copy_half<kLeft>(shared.query, query, &shared.query_full[kLeft]);
+          copy_query<kLeft>(tile);
         }
-        ptx::mbarrier_wait(&shared.kv_empty[0][kLeft], phase ^ 1);
-        copy_half<kLeft>(shared.kv[0], even, &shared.kv_full[0][kLeft]);
+        copy_tokens<kLeft>(0, even, phase);
         if (pair == 0) {
-          copy_half<kRight>(shared.query, query_rows(tile), &shared.query_full[kRight]);
+          copy_query<kRight>(tile);
           query_phase ^= 1;
         }
-        ptx::mbarrier_wait(&shared.kv_empty[0][kRight], phase ^ 1);
-        publish_valid(0, even);
-        copy_half<kRight>(shared.kv[0], even, &shared.kv_full[0][kRight]);
-        ptx::mbarrier_wait(&shared.kv_empty[1][kLeft], phase ^ 1);
-        copy_half<kLeft>(shared.kv[1], odd, &shared.kv_full[1][kLeft]);
-        ptx::mbarrier_wait(&shared.kv_empty[1][kRight], phase ^ 1);
-        publish_valid(1, odd);
-        copy_half<kRight>(shared.kv[1], odd, &shared.kv_full[1][kRight]);
+        copy_tokens<kRight>(0, even, phase);
+        copy_tokens<kLeft>(1, odd, phase);
+        copy_tokens<kRight>(1, odd, phase);
         phase ^= 1;
       }
       index = next_tile(args, index + gridDim.x, tiles);

@@ -17,11 +17,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int half = 0; half < 2; ++half) {
       ptx::mbarrier_init(&shared.query_full[half], kProducerThreads);
-      for (int stage = 0; stage < 2; ++stage) {
-        ptx::mbarrier_init(&shared.kv_full[stage][half],
-                           kProducerThreads + (half == kRight ? kProducerThreads / 32 : 0));
-        ptx::mbarrier_init(&shared.kv_empty[stage][half], 4);
+      for (int part = 0; part < kTokenParts; ++part) {
+        ptx::mbarrier_init(&shared.kv_empty[0][half][part], 4);
+        ptx::mbarrier_init(&shared.kv_empty[1][half][part], 4);
       }
+    }
+    for (int quarter = 0; quarter < kQuarters; ++quarter) {
+      bool const last = quarter + 1 == kQuarters;
+      int const arrivals = kProducerThreads + (last ? kProducerThreads / 32 : 0);
+      ptx::mbarrier_init(&shared.kv_full[0][quarter], arrivals);
+      ptx::mbarrier_init(&shared.kv_full[1][quarter], arrivals);
     }
     ptx::mbarrier_init(&shared.query_empty, kConsumerThreads / 32);
     ptx::fence_mbarrier_init();
@@ -29,7 +34,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    Gather<Source>{shared, args, thread, ptx::evict_last_policy()}.run();
+    // Where no thread block has a second tile, hardly a token is read again: what the L2 holds is
+    // older and, if it was written, costs a write to memory when a token displaces it.
+    bool const reads_once = num_tiles(args) <= gridDim.x;
+    uint64_t const policy = reads_once ? ptx::evict_first_policy() : ptx::evict_last_policy();
+    Gather<Source>{shared, args, thread, policy}.run();
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
     if (warpgroup == 0) {
