@@ -53,7 +53,7 @@ struct Gather {
   }
 
   template <int kHalf>
-  __device__ __forceinline__ void copy_query(Tile const& tile) const {
+  __device__ __forceinline__ void copy_query(Tile<Source> const& tile) const {
     copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(
         shared.query, query_rows(tile));
     ptx::cp_async_mbarrier_arrive_noinc(&shared.query_full[kHalf]);
@@ -75,7 +75,7 @@ struct Gather {
     ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][2 * kHalf + 1]);
   }
 
-  __device__ __forceinline__ Rows query_rows(Tile const& tile) const {
+  __device__ __forceinline__ Rows query_rows(Tile<Source> const& tile) const {
     Rows rows;
     rows.exists = 0;
 #pragma unroll
@@ -97,14 +97,15 @@ struct Gather {
     uint8_t members[kRows];
   };
 
-  __device__ __forceinline__ void load_entries(Tile const& tile, int block,
+  __device__ __forceinline__ void load_entries(Tile<Source> const& tile, int block,
                                                Entries& entries) const {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       int const position = block * kBlockTokens + row_of(i);
       bool const exists = position < tile.length;
       entries.keys[i] = exists ? __ldg(tile.entries + position) : -1;
-      entries.members[i] = tile.members && exists ? __ldg(tile.members + position) : 255;
+      entries.members[i] =
+          Source::kPacks && tile.members && exists ? __ldg(tile.members + position) : 255;
     }
   }
 
@@ -157,39 +158,38 @@ struct Gather {
   }
 
   __device__ void run() {
-    uint32_t const tiles = num_tiles(args);
+    uint32_t const tiles = num_tiles<Source>(args);
     uint32_t phase = 0, query_phase = 0;
-    uint32_t index = next_tile(args, blockIdx.x, tiles);
+    uint32_t index = next_tile<Source>(args, blockIdx.x, tiles);
     if (index >= tiles) return;
-    Tile tile(args, index);
+    Tile<Source> tile(args, index);
     Entries entries[2];
     load_entries(tile, 0, entries[0]);
     load_entries(tile, 1, entries[1]);
     while (true) {
       for (int pair = 0; pair < tile.num_pairs; ++pair) {
-        Rows const even = token_rows(entries[0]);
-        Rows const odd = token_rows(entries[1]);
-        if (pair + 1 < tile.num_pairs) {
-          load_entries(tile, 2 * pair + 2, entries[0]);
-          load_entries(tile, 2 * pair + 3, entries[1]);
-        }
+        bool const more = pair + 1 < tile.num_pairs;
+        Rows rows = token_rows(entries[0]);
+        if (more) load_entries(tile, 2 * pair + 2, entries[0]);
         if (pair == 0) {
           ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
           copy_query<kLeft>(tile);
         }
-        copy_tokens<kLeft>(0, even, phase);
+        copy_tokens<kLeft>(0, rows, phase);
         if (pair == 0) {
           copy_query<kRight>(tile);
           query_phase ^= 1;
         }
-        copy_tokens<kRight>(0, even, phase);
-        copy_tokens<kLeft>(1, odd, phase);
-        copy_tokens<kRight>(1, odd, phase);
+        copy_tokens<kRight>(0, rows, phase);
+        rows = token_rows(entries[1]);
+        if (more) load_entries(tile, 2 * pair + 3, entries[1]);
+        copy_tokens<kLeft>(1, rows, phase);
+        copy_tokens<kRight>(1, rows, phase);
         phase ^= 1;
       }
-      index = next_tile(args, index + gridDim.x, tiles);
+      index = next_tile<Source>(args, index + gridDim.x, tiles);
       if (index >= tiles) break;
-      tile = Tile(args, index);
+      tile = Tile<Source>(args, index);
       load_entries(tile, 0, entries[0]);
       load_entries(tile, 1, entries[1]);
     }

@@ -23,16 +23,19 @@ inline constexpr int kConsumerRegisters = 216;
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
 
-// Rows of kHeadDim_ bf16 values, [num_keys, kHeadDim_], or [num_pages, page_size, kHeadDim_] if
-// paged.
-template <int kHeadDim_, bool kPaged_>
+// Rows of kHeadDim_ bf16 values, [num_keys, kHeadDim_], whose rows of queries attend one by one or
+// in packs, or pages of them, [num_pages, page_size, kHeadDim_], with index lists that may be
+// split. What a launch does not need is not in its kernel: what runs once a tile is fetched cold
+// every time.
+template <int kHeadDim_, bool kPacks_, bool kPaged_>
 struct Bf16Source {
   static constexpr int kHeadDim = kHeadDim_;
+  static constexpr bool kPacks = kPacks_;
   static constexpr bool kPaged = kPaged_;
 };
-template <int kHeadDim>
-using Bf16Rows = Bf16Source<kHeadDim, false>;
-using Bf16Cache = Bf16Source<576, true>;
+template <int kHeadDim, bool kPacks>
+using Bf16Rows = Bf16Source<kHeadDim, kPacks, false>;
+using Bf16Cache = Bf16Source<576, false, true>;
 
 using cute::SM90::GMMA::Major;
 using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::K>;
