@@ -354,13 +354,37 @@ struct Consumer {
     }
   }
 
-  // Four bytes a lane: trading columns for 16 takes more instructions than the stores it saves.
-  __device__ __forceinline__ void store_row(uint16_t* target, int half, float factor) const {
+  // Four lanes hold neighbouring pairs of columns of a row: they trade them so that each has 16
+  // bytes of it.
+  __device__ __forceinline__ void transpose(uint32_t (&words)[4]) const {
+    bool const first = thread & 1, second = thread & 2;
 #pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      float const* pair = &output[i * 4 + half * 2];
-      *reinterpret_cast<uint32_t*>(target + i * 8 + column) =
-          ptx::pack_bf16(pair[0] * factor, pair[1] * factor);
+    for (int i = 0; i < 4; i += 2) {
+      uint32_t const got = __shfl_xor_sync(0xFFFFFFFFu, first ? words[i] : words[i + 1], 1);
+      (first ? words[i] : words[i + 1]) = got;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint32_t const got = __shfl_xor_sync(0xFFFFFFFFu, second ? words[i] : words[i + 2], 2);
+      (second ? words[i] : words[i + 2]) = got;
+    }
+  }
+
+  __device__ __forceinline__ void store_row(uint16_t* target, int half, float factor,
+                                            bool exists) const {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      uint32_t words[4];
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        float const* value = &output[(i * 4 + j) * 4 + half * 2];
+        words[j] = ptx::pack_bf16(value[0] * factor, value[1] * factor);
+      }
+      transpose(words);
+      if (exists) {
+        *reinterpret_cast<uint4*>(target + i * 32 + (thread & 3) * 8) =
+            make_uint4(words[0], words[1], words[2], words[3]);
+      }
     }
   }
 
@@ -369,12 +393,11 @@ struct Consumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       TileRow const to(tile, row + 8 * half);
-      if (!to.exists) continue;
       if (!Source::kPaged || args.num_splits == 1) {
         int64_t const offset =
             (tile.row + to.member) * args.out_row_stride + to.head * args.out_head_stride;
-        store_row(args.out + offset + kFirstDim, half, factor[half]);
-      } else if (tile.num_pairs > 0) {
+        store_row(args.out + (to.exists ? offset : 0) + kFirstDim, half, factor[half], to.exists);
+      } else if (to.exists && tile.num_pairs > 0) {
         store_part(args.partial_out + tile.part(args, to) * kLatentDim + kFirstDim, half,
                    factor[half]);
       }
