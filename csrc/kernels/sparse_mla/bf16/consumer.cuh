@@ -242,7 +242,7 @@ struct Consumer {
     }
   }
 
-  // output += probabilities . values of a stage; a group of products for either part of the tokens.
+  // output += probabilities . values of a stage.
   __device__ __forceinline__ void issue_values(uint32_t const (&fragments)[4][4], int stage) {
     uint64_t const value = mn_major_descriptor(
         ptx::shared_address(shared.kv[stage][kGroup * kHalfPanels]), kPanelBytes);
@@ -251,19 +251,17 @@ struct Consumer {
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       wgmma_rs<ValueMma>(output, fragments[step], value + step * kTokenStep, true);
-      if (step & 1) ptx::wgmma_commit();
     }
+    ptx::wgmma_commit();
   }
 
-  // Lets go of this warpgroup's half of the stage as its products end.
+  // Lets go of this warpgroup's half of the stage.
   __device__ __forceinline__ void finish_values(uint32_t (&fragments)[4][4], int stage) {
-    ptx::wgmma_wait<1>();
-    release(&shared.kv_empty[stage][kGroup][0]);
     ptx::wgmma_wait<0>();
     pin_registers(output);
 #pragma unroll
     for (int step = 0; step < 4; ++step) pin_registers(fragments[step]);
-    release(&shared.kv_empty[stage][kGroup][1]);
+    release(&shared.kv_empty[stage][kGroup]);
   }
 
   __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
@@ -290,7 +288,7 @@ struct Consumer {
     uint32_t other[4][4];
     receive(other);
     issue_values(other, 0);
-    ptx::wgmma_wait<kTokenParts>();
+    ptx::wgmma_wait<1>();
     pin_registers(scores);
     if (last) release(&shared.query_empty);
     float factor[2];

@@ -37,13 +37,12 @@ struct Gather {
 
   __device__ __forceinline__ int row_of(int i) const { return (thread >> 3) + i * kRowStep; }
 
-  // Panels from kFirst on of rows from kFrom on.
-  template <int kFirst, int kLast, int kFrom = 0, int kTo = kRows>
+  template <int kFirst, int kLast>
   __device__ __forceinline__ void copy(uint8_t (*panels)[kPanelBytes], Rows const& rows) const {
     int const row = thread >> 3;
     uint32_t const target = ptx::shared_address(panels) + row * 128 + (((thread ^ row) & 7) << 4);
 #pragma unroll
-    for (int i = kFrom; i < kTo; ++i) {
+    for (int i = 0; i < kRows; ++i) {
 #pragma unroll
       for (int panel = kFirst; panel < kLast; ++panel) {
         copy_16(target + panel * kPanelBytes + i * kRowStep * 128, rows.source[i] + panel * 128,
@@ -59,20 +58,20 @@ struct Gather {
     ptx::cp_async_mbarrier_arrive_noinc(&shared.query_full[kHalf]);
   }
 
-  // A half of a block, its first 32 tokens (rows 0 and 1 of a thread) as soon as they are free.
+  template <int kQuarter>
+  __device__ __forceinline__ void copy_quarter(int stage, Rows const& rows) const {
+    using Panels = QuarterPanels<kQuarter, kPanels>;
+    copy<Panels::kFirst, Panels::kLast>(shared.kv[stage], rows);
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][kQuarter]);
+  }
+
+  // Half of a block once it is free.
   template <int kHalf>
   __device__ __forceinline__ void copy_tokens(int stage, Rows const& rows, uint32_t phase) const {
-    using First = QuarterPanels<2 * kHalf, kPanels>;
-    using Second = QuarterPanels<2 * kHalf + 1, kPanels>;
-    uint8_t (*const panels)[kPanelBytes] = shared.kv[stage];
-    ptx::mbarrier_wait(&shared.kv_empty[stage][kHalf][0], phase ^ 1);
-    copy<First::kFirst, Second::kLast, 0, 2>(panels, rows);
-    ptx::mbarrier_wait(&shared.kv_empty[stage][kHalf][1], phase ^ 1);
+    ptx::mbarrier_wait(&shared.kv_empty[stage][kHalf], phase ^ 1);
     if constexpr (kHalf == kRight) publish_valid(stage, rows);
-    copy<First::kFirst, First::kLast, 2, 4>(panels, rows);
-    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][2 * kHalf]);
-    copy<Second::kFirst, Second::kLast, 2, 4>(panels, rows);
-    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][2 * kHalf + 1]);
+    copy_quarter<2 * kHalf>(stage, rows);
+    copy_quarter<2 * kHalf + 1>(stage, rows);
   }
 
   __device__ __forceinline__ Rows query_rows(Tile<Source> const& tile) const {

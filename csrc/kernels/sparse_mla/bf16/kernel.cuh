@@ -17,10 +17,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int half = 0; half < 2; ++half) {
       ptx::mbarrier_init(&shared.query_full[half], kProducerThreads);
-      for (int part = 0; part < kTokenParts; ++part) {
-        ptx::mbarrier_init(&shared.kv_empty[0][half][part], 4);
-        ptx::mbarrier_init(&shared.kv_empty[1][half][part], 4);
-      }
+      ptx::mbarrier_init(&shared.kv_empty[0][half], 4);
+      ptx::mbarrier_init(&shared.kv_empty[1][half], 4);
     }
     for (int quarter = 0; quarter < kQuarters; ++quarter) {
       bool const last = quarter + 1 == kQuarters;

@@ -42,11 +42,10 @@ using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::
 using ValueMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_RS<Major::K, Major::MN>;
 
 // Stage 0 holds the even block of a pair, stage 1 the odd one. Their left halves are dims 0 ...
-// 255, the right ones the rest. The values of warpgroup w read half w last, 16 tokens after the
-// other, and free it in two parts of 32 tokens. It is full by quarters of the dims, two panels each
-// and the RoPE part with the last, so that scores start on the first.
+// 255, the right ones the rest. Half w is freed by warpgroup w, whose values read it last. It is
+// full by quarters of the dims, two panels each and the RoPE part with the last, so that scores
+// start on the first.
 enum Half : int { kLeft = 0, kRight = 1 };
-inline constexpr int kTokenParts = 2;
 inline constexpr int kQuarters = 4;
 
 template <int kQuarter, int kPanels>
@@ -68,10 +67,10 @@ struct alignas(1024) SharedStorage {
   float maximum[2][2][kTileHeads];
   // Bit i * 4 + j of word w: the row of the pack sees token i * 16 + w * 4 + j of the block.
   uint16_t valid[2][kMaxPackRows][4];
-  uint64_t query_full[2];                // 128 arrivals: every producer thread's copies
-  uint64_t query_empty;                  // 8: one lane per consumer warp
-  uint64_t kv_full[2][kQuarters];        // 128, and 4 more for the words of valid with the last one
-  uint64_t kv_empty[2][2][kTokenParts];  // 4: one lane per warp of the half's warpgroup
+  uint64_t query_full[2];          // 128 arrivals: every producer thread's copies
+  uint64_t query_empty;            // 8: one lane per consumer warp
+  uint64_t kv_full[2][kQuarters];  // 128, and 4 more for the words of valid with the last one
+  uint64_t kv_empty[2][2];         // 4: one lane per warp of the half's warpgroup
 };
 static_assert(sizeof(SharedStorage) <= 232448, "227 KB of shared memory of a block");
 
