@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "dsa_ops/topk.h"
 #include "kernels/topk/storage.h"
 
 namespace dsa_ops::topk_sm90::gated {
@@ -16,11 +17,11 @@ constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168
 // A sample is a quad of neighbouring logits per thread.
 inline constexpr int kQuadLogits = 4;
 
-// What a block has the L2 load ahead while the gate is found: a few rows alone cannot keep the
-// memory busy then. Microseconds: 1 x 1M 18.9 against 20.5, 16 x 128K 16.3 against 16.8, 64 x 128K
-// 25.7 against 26.2; but 128 x 64K 26.8 against 24.9, hence the least size.
-constexpr int prefetch_bytes(int cluster_size) { return cluster_size > 8 ? 256 << 10 : 96 << 10; }
-inline constexpr int kMinPrefetchedBytes = 384 << 10;  // of the row, with up to 8 blocks
+// Packets of a thread in flight. Few blocks need more each to keep the memory busy: 16 x 1M takes 42
+// microseconds with 8 packets and 47 with 4.
+constexpr int packets_in_flight(LogitsType type, int cluster_size) {
+  return (type == LogitsType::kFloat32 ? 4 : 3) * (cluster_size > 2 ? 2 : 1);
+}
 
 struct Gate {
   uint32_t key;    // this and better pass

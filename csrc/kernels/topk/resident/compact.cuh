@@ -1,104 +1,87 @@
-// A block's winners in ascending order: block sums rank those of each thread.
+// A block's winners in ascending order: every warp ranks and writes those of its own keys.
 #pragma once
 #include <cstdint>
 
+#include "device/ptx/warp.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/cluster_select.cuh"
 
 namespace dsa_ops::topk_sm90::resident {
 
-// A thread's keys come in tiles of kTileKeys neighbours, tile i from packet threadIdx.x + i *
-// kThreads, so that winners are in the order of the tiles and, within a tile, of the threads. Two
-// tiles' counts share a word.
-constexpr int tile_words(int tiles) { return (tiles + 1) / 2; }
+// Ranks, in a warp, of the bits of its lanes' masks. Bit tile * kLogits + i is key i of the lane's
+// packet in a tile; positions ascend by tile, lane and i. Counts of all tiles share a word.
+template <int kLogits, int kTiles>
+struct TileRanks {
+  static constexpr int kField = 32 / kTiles;
+  static constexpr uint32_t kFieldMask = ~0u >> (32 - kField);
+  static_assert(kTiles == 1 || 32 * kLogits < 1 << kField, "A tile's count fits its field.");
 
-template <int kThreads, int kTileKeys, int kKeys>
-struct TileSums {
-  static constexpr int kTiles = kKeys / kTileKeys;
-  using Sums = BlockSums<kThreads, tile_words(kTiles)>;
-  Sums sums{};
+  uint32_t before;  // in lower lanes
+  uint32_t sums;    // of the warp
 
-  template <class Counts>
-  __device__ __forceinline__ void add(typename Sums::WarpSums& warp_sums,
-                                      uint32_t const (&keys)[kKeys], Counts const& counts) {
-    uint32_t words[tile_words(kTiles)] = {};
+  __device__ __forceinline__ explicit TileRanks(uint32_t mask) {
+    constexpr uint32_t kTileMask = (1u << kLogits) - 1;
+    uint32_t own = 0;
 #pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
-      int const tile = i / kTileKeys;
-      words[tile / 2] += counts(keys[i]) ? 1u << 16 * (tile % 2) : 0;
+    for (int i = 0; i < kTiles; ++i) own += __popc(mask >> i * kLogits & kTileMask) << i * kField;
+    uint32_t const inclusive = ptx::warp_inclusive_sum(own, static_cast<int>(threadIdx.x % 32));
+    before = inclusive - own;
+    sums = __shfl_sync(kAllLanes, inclusive, 31);
+  }
+  __device__ __forceinline__ uint32_t total() const {
+    uint32_t total = 0;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) total += sums >> i * kField & kFieldMask;
+    return total;
+  }
+  // Calls take(bit, rank) for the set bits of the mask.
+  template <class Take>
+  __device__ __forceinline__ void visit(uint32_t mask, Take const& take) const {
+    uint32_t tile_first = 0;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint32_t rank = tile_first + (before >> tile * kField & kFieldMask);
+      tile_first += sums >> tile * kField & kFieldMask;
+#pragma unroll
+      for (int i = 0; i < kLogits; ++i) {
+        int const bit = tile * kLogits + i;
+        if (mask >> bit & 1) take(bit, rank++);
+      }
     }
-    sums = Sums(warp_sums, words);
-  }
-  // In lower threads, and in all.
-  __device__ __forceinline__ uint32_t before(int tile) const {
-    return sums.before[tile / 2] >> 16 * (tile % 2) & 0xFFFF;
-  }
-  __device__ __forceinline__ uint32_t total(int tile) const {
-    return sums.total[tile / 2] >> 16 * (tile % 2) & 0xFFFF;
   }
 };
 
-// Writes the positions of the winners to `winners` (shared memory), in order, and returns their
-// number. Key j of packet p lies at first_position + p * kTileKeys + j. The caller synchronises
-// before reading them. All keys from the threshold on win.
-template <int kThreads, int kTileKeys, int kKeys, class WarpSums>
-__device__ __forceinline__ uint32_t compact_settled(WarpSums (&warp_sums)[2],
-                                                    uint32_t const (&keys)[kKeys],
-                                                    uint32_t threshold, int first_position,
-                                                    int32_t* winners) {
-  using Tiles = TileSums<kThreads, kTileKeys, kKeys>;
-  int const thread = static_cast<int>(threadIdx.x);
-  Tiles winning;
-  winning.add(warp_sums[0], keys, [&](uint32_t key) { return key >= threshold; });
-  uint32_t total = 0;
-#pragma unroll
-  for (int tile = 0; tile < Tiles::kTiles; ++tile) {
-    int32_t* place = winners + total + winning.before(tile);
-    int const position = first_position + (tile * kThreads + thread) * kTileKeys;
-#pragma unroll
-    for (int i = 0; i < kTileKeys; ++i) {
-      if (keys[tile * kTileKeys + i] >= threshold) *place++ = position + i;
-    }
-    total += winning.total(tile);
-  }
-  return total;
+// The sum of the lower warps' values. One barrier.
+template <int kThreads>
+__device__ __forceinline__ uint32_t sum_of_lower_warps(uint32_t (&warp_values)[kThreads / 32],
+                                                       uint32_t value) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  if (lane == 0) warp_values[warp] = value;
+  __syncthreads();
+  return __reduce_add_sync(kAllLanes, lane < warp ? warp_values[lane] : 0);
 }
 
-// The same where the first `ties` keys equal to the threshold win, and those above it.
-template <int kThreads, int kTileKeys, int kKeys, class WarpSums>
-__device__ __forceinline__ uint32_t compact_tied(WarpSums (&warp_sums)[2],
-                                                 uint32_t const (&keys)[kKeys],
-                                                 Verdict const& verdict, int first_position,
-                                                 int32_t* winners) {
-  using Tiles = TileSums<kThreads, kTileKeys, kKeys>;
-  int const thread = static_cast<int>(threadIdx.x);
+// Bits of the keys that win. One barrier if ties have to be told apart, else none.
+template <class Ranks, int kThreads, int kKeys>
+__device__ __forceinline__ uint32_t winner_mask(uint32_t (&warp_values)[kThreads / 32],
+                                                uint32_t const (&keys)[kKeys],
+                                                Verdict const& verdict) {
   uint32_t const threshold = verdict.threshold;
-  uint32_t const ties = verdict.ties;
-  uint32_t const ties_before = min(verdict.equal_before, ties);
-  Tiles greater;
-  greater.add(warp_sums[0], keys, [&](uint32_t key) { return key > threshold; });
-  Tiles equal;
-  equal.add(warp_sums[1], keys, [&](uint32_t key) { return key == threshold; });
-  uint32_t greater_total = 0;
-  uint32_t equal_total = verdict.equal_before;
+  uint32_t mask = 0;
 #pragma unroll
-  for (int tile = 0; tile < Tiles::kTiles; ++tile) {
-    uint32_t rank = greater_total + greater.before(tile);
-    uint32_t equal_rank = equal_total + equal.before(tile);
-    int const position = first_position + (tile * kThreads + thread) * kTileKeys;
+  for (int i = 0; i < kKeys; ++i) mask |= keys[i] >= threshold ? 1u << i : 0;
+  if (verdict.settled) return mask;
+  uint32_t ties = 0;
 #pragma unroll
-    for (int i = 0; i < kTileKeys; ++i) {
-      uint32_t const key = keys[tile * kTileKeys + i];
-      if (key > threshold || (key == threshold && equal_rank < ties)) {
-        winners[rank + min(equal_rank, ties) - ties_before] = position + i;
-      }
-      rank += key > threshold ? 1 : 0;
-      equal_rank += key == threshold ? 1 : 0;
-    }
-    greater_total += greater.total(tile);
-    equal_total += equal.total(tile);
-  }
-  return greater_total + min(equal_total, ties) - ties_before;
+  for (int i = 0; i < kKeys; ++i) ties |= keys[i] == threshold ? 1u << i : 0;
+  uint32_t const wanted = verdict.ties - min(verdict.ties, verdict.equal_before);
+  Ranks const ranks(ties);
+  uint32_t const first = sum_of_lower_warps<kThreads>(warp_values, ranks.total());
+  ranks.visit(ties, [&](int bit, uint32_t rank) {
+    if (first + rank >= wanted) mask ^= 1u << bit;
+  });
+  return mask;
 }
 
 }  // namespace dsa_ops::topk_sm90::resident

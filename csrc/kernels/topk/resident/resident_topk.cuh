@@ -5,8 +5,7 @@
 // sample gives an interval of keys, the cluster selects the k-th best from there, each block
 // compacts its own winners. No roles and no pipeline.
 //
-// Registers: kKeys for keys. Shared memory: SharedStorage, 4 * top_k. Barriers are described where
-// they stand.
+// Registers: kKeys for keys. Shared memory: SharedStorage. Barriers are described where they stand.
 #pragma once
 #include <cstdint>
 
@@ -24,8 +23,8 @@
 namespace dsa_ops::topk_sm90::resident {
 
 // A block's slice of a row in packets cut at 16-byte addresses: packet 0 starts `shift` logits
-// before the slice.
-template <LogitsType kType, int kThreads>
+// before the slice. A warp has 32 * kKeys neighbours, a tile of them 32 packets.
+template <LogitsType kType, int kKeys>
 struct Packets {
   using P = Packet<kType>;
   using Element = typename P::Element;
@@ -42,38 +41,45 @@ struct Packets {
     logits = row + begin;
     shift = static_cast<int>(reinterpret_cast<uintptr_t>(logits) / sizeof(Element) % P::kLogits);
   }
-  // Index in the slice of the first logit of a thread's packet.
+  // Index in the slice of the first logit of a warp, of a thread's packet.
+  __device__ __forceinline__ int warp_first() const {
+    return static_cast<int>(threadIdx.x) / 32 * 32 * kKeys - shift;
+  }
   __device__ __forceinline__ int first(int tile) const {
-    return (tile * kThreads + static_cast<int>(threadIdx.x)) * P::kLogits - shift;
+    int const lane = static_cast<int>(threadIdx.x) % 32;
+    return warp_first() + (tile * 32 + lane) * P::kLogits;
   }
 
-  template <int kKeys>
+  // The slice's first `valid` logits hold all of the warp.
+  __device__ __forceinline__ bool whole(int valid) const {
+    return warp_first() >= 0 && warp_first() + 32 * kKeys <= valid;
+  }
   __device__ __forceinline__ void load(float (&values)[kKeys]) const {
+    if (whole(count)) {
 #pragma unroll
-    for (int tile = 0; tile < kKeys / P::kLogits; ++tile) {
-      int const index = first(tile);
-      float* const packet = &values[tile * P::kLogits];
-      if (index >= 0 && index + P::kLogits <= count) {
-        P::unpack(load_packet(logits + index), packet);
-      } else {
-#pragma unroll
-        for (int i = 0; i < P::kLogits; ++i) {
-          bool const inside = 0 <= index + i && index + i < count;
-          packet[i] = inside ? P::logit(logits[index + i]) : no_logit();
-        }
+      for (int tile = 0; tile < kKeys / P::kLogits; ++tile) {
+        P::unpack(load_packet(logits + first(tile)), &values[tile * P::kLogits]);
       }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kKeys; ++i) {
+      int const index = first(i / P::kLogits) + i % P::kLogits;
+      bool const inside = 0 <= index && index < count;
+      values[i] = inside ? P::logit(logits[index]) : no_logit();
     }
   }
 
   // Keys of the slice's first `valid` logits, kNoKey for what else was loaded.
-  template <int kKeys>
   __device__ __forceinline__ void make_keys(uint32_t (&keys)[kKeys], float const (&values)[kKeys],
                                             int valid) const {
 #pragma unroll
+    for (int i = 0; i < kKeys; ++i) keys[i] = key_of(values[i]);
+    if (whole(valid)) return;
+#pragma unroll
     for (int i = 0; i < kKeys; ++i) {
       int const index = first(i / P::kLogits) + i % P::kLogits;
-      bool const inside = 0 <= index && index < valid;
-      keys[i] = inside ? key_of(values[i]) : kNoKey;
+      if (index < 0 || index >= valid) keys[i] = kNoKey;
     }
   }
 };
@@ -83,10 +89,10 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
   using P = Packet<kType>;
   using Element = typename P::Element;
-  using Storage = SharedStorage<kClusterSize, kThreads, tile_words(kKeys / P::kLogits)>;
+  using Storage = SharedStorage<kClusterSize, kThreads, kKeys>;
+  using Ranks = TileRanks<P::kLogits, kKeys / P::kLogits>;
   extern __shared__ __align__(128) unsigned char memory[];
   Storage& shared = *reinterpret_cast<Storage*>(memory);
-  int32_t* const winners = reinterpret_cast<int32_t*>(memory + sizeof(Storage));
 
   int32_t const row = blockIdx.x / kClusterSize;
   int const rank = blockIdx.x % kClusterSize;
@@ -94,20 +100,21 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
 
   // Rows that start at zero are cut by the width of the logits, so that their loads need not wait
   // for the row's end.
-  RowRange const range(args, row);
   bool const from_zero = args.row_starts == nullptr;
+  RowRange range{};
+  if (!from_zero) range = RowRange(args, row);
   int const span = from_zero ? args.num_columns : range.length;
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{row} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
-  Packets<kType, kThreads> const packets(logits, span, rank, kClusterSize);
+  Packets<kType, kKeys> const packets(logits, span, rank, kClusterSize);
   RowSample<kType, kThreads> const sample(logits, kClusterSize > 1 ? span : 0);
   float values[kKeys];
   packets.load(values);
   // While the loads are on their way.
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
-  if (threadIdx.x == 0) shared.first_position = packets.begin - packets.shift;
+  if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize);
   __syncthreads();
 
   if (range.length <= args.top_k) {
@@ -128,21 +135,21 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   while (!selector.select(keys, interval)) continue;
 
   Verdict const verdict = selector.verdict();
-  int const first_position = shared.first_position;
-  uint32_t count;
-  if (verdict.settled) {
-    count = compact_settled<kThreads, P::kLogits>(shared.warp_sums, keys, verdict.threshold,
-                                                  first_position, winners);
-  } else {
-    count = compact_tied<kThreads, P::kLogits>(shared.warp_sums, keys, verdict, first_position,
-                                               winners);
-  }
-  __syncthreads();
+  uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
+  Ranks const ranks(mask);
+  int const lane = threadIdx.x % 32;
+  uint16_t* const winners = shared.winners[threadIdx.x / 32];
+  ranks.visit(mask, [&](int bit, uint32_t rank) {
+    winners[rank] = (bit / P::kLogits * 32 + lane) * P::kLogits + bit % P::kLogits;
+  });
+  uint32_t const count = ranks.total();
+  uint32_t const first =
+      first_winner(verdict) + sum_of_lower_warps<kThreads>(shared.warp_values[1], count);
   int32_t const own_row = opaque(blockIdx.x) / kClusterSize;
   SlotMap const slot(args, own_row);
-  int32_t* const indices =
-      args.indices + int64_t{own_row} * args.indices_row_stride + first_winner(verdict);
-  for (uint32_t i = threadIdx.x; i < count; i += kThreads) indices[i] = slot(winners[i]);
+  int32_t* const indices = args.indices + int64_t{own_row} * args.indices_row_stride + first;
+  int const begin = packets.begin + packets.warp_first();
+  for (uint32_t i = lane; i < count; i += 32) indices[i] = slot(begin + winners[i]);
 }
 
 }  // namespace dsa_ops::topk_sm90::resident

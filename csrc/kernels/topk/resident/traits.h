@@ -9,13 +9,13 @@ namespace dsa_ops::topk_sm90::resident {
 // Of a row that several blocks share; each reads the same ones.
 inline constexpr int kSamples = 1024;
 
-// Followed by the winners' positions. kWords: two tiles' counts each, see compact.cuh.
-template <int kClusterSize, int kThreads, int kWords>
+template <int kClusterSize, int kThreads, int kKeys>
 struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
-  uint32_t warp_sums[2][kWords][kThreads / 32];
-  int32_t first_position;  // of the first packet
+  uint32_t warp_values[2][kThreads / 32];
+  // By warp: the winners' places in it.
+  uint16_t winners[kThreads / 32][32 * kKeys];
 };
 
 }  // namespace dsa_ops::topk_sm90::resident
