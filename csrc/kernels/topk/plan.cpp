@@ -44,23 +44,19 @@ struct Choice {
 // are a guess.
 Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t num_sms) {
   Choice const choices[] = {
-      // 128 x 8K: 10.4 against 11.6 staged; 4096 x 8K: 162 and 88.
+      // 128 x 8K: 10.4 against 11.6 staged; 4096 x 8K: 162 and 87.
       {Selector::kResident, num_sms, 8192, 1, 1024, 8},
       {Selector::kStaged, kAny, 8192, 1, staged::kThreads, staged::kThreadLogits},
-      // 1 x 32K: 9.7 against 11.2 with 2 blocks.
-      {Selector::kResident, num_sms / 32, 32768, 16, 1024, 8},
-      // 64 x 32K: 14.3 against 16.0 gated.
-      {Selector::kResident, num_sms / 2, 32768, 2, 1024, 16},
-      // 1 x 128K: 9.9 against 11.2 gated; but 16 x 128K 24.4 against 16.7.
-      {Selector::kResident, num_sms / 16, 131072, 16, 1024, 8},
-      // 16 x 128K: 30, 21, 16.7 and 29 with 1, 2, 4 and 16 blocks; 1 x 1M: 44 and 18.5 with 4
-      // and 16.
-      {Selector::kGated, num_sms / 4, 262144, 4, kGatedThreads, 0},
-      {Selector::kGated, num_sms / 16, kAny, 16, kGatedThreads, 0},
+      // 1 x 128K: 9.2 against 12.2 gated, 8 x 128K: 12.9 against 14.0. 14 such clusters fit at once.
+      {Selector::kResident, num_sms / 16, 131072, 16, 512, 16},
+      // 16 x 128K: 14.4 with 4 blocks; but 30 clusters of them fit at once: 32 x 32K 18.4, and 12.6
+      // with 2 blocks. 1 x 1M: 17.8 with 16.
+      {Selector::kGated, num_sms / 5, 262144, 4, kGatedThreads, 0},
+      {Selector::kGated, num_sms / 18, kAny, 16, kGatedThreads, 0},
       {Selector::kGated, num_sms / 4, kAny, 4, kGatedThreads, 0},
-      // 64 x 128K: 32.1, 25.6 and 33.2 with 1, 2 and 4 blocks.
+      // 64 x 128K: 23.9; 128 x 64K: 24.9 and 23.7 with 1 and 2 blocks.
       {Selector::kGated, num_sms, kAny, 2, kGatedThreads, 0},
-      // 256 x 128K: 63.9 and 67.1 with 1 and 2 blocks. Longer rows would overflow one block's list.
+      // 256 x 128K: 63.7. Longer rows would overflow one block's list.
       {Selector::kGated, kAny, 262144, 1, kGatedThreads, 0},
       {Selector::kGated, kAny, kAny, 4, kGatedThreads, 0},
   };
@@ -75,16 +71,10 @@ Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t n
 }
 
 // Dynamic shared memory of a resident block.
-int64_t resident_bytes(Choice const& choice, int32_t top_k) {
+int64_t resident_bytes(Choice const& choice) {
   using resident::SharedStorage;
-  // A thread's keys are words of two tiles, of 4 keys each (float32) or of 8.
-  int64_t storage = 0;
-  switch (choice.cluster_size) {
-    case 1: storage = sizeof(SharedStorage<1, 1024, 1>); break;
-    case 2: storage = sizeof(SharedStorage<2, 1024, 2>); break;
-    default: storage = sizeof(SharedStorage<16, 1024, 1>);
-  }
-  return storage + 4 * top_k;
+  return choice.cluster_size == 1 ? sizeof(SharedStorage<1, 1024, 8>)
+                                  : sizeof(SharedStorage<16, 512, 16>);
 }
 
 // Of a staged one, whose winners take the place of the row. Enough for bfloat16 too.
@@ -144,7 +134,7 @@ TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, RowStar
   plan.thread_keys = choice.thread_keys;
   plan.shared_bytes = static_cast<int32_t>(choice.selector == Selector::kStaged
                                                ? staged_bytes(num_columns, top_k, starts)
-                                               : resident_bytes(choice, top_k));
+                                               : resident_bytes(choice));
   plan.num_blocks = num_rows * choice.cluster_size;
   return plan;
 }

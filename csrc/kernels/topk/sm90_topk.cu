@@ -119,22 +119,16 @@ Status launch_kernel(Launch const& launch) {
   return cuda_status(cudaLaunchKernelEx(&config, kKernel, launch.args), kOp);
 }
 
-constexpr int kResidentThreads = 1024;
-
-template <LogitsType kType, int kClusterSize, int kKeys>
-constexpr auto kResident =
-    resident::resident_topk_kernel<kType, kClusterSize, kResidentThreads, kKeys, 1>;
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
+constexpr auto kResident = resident::resident_topk_kernel<kType, kClusterSize, kThreads, kKeys>;
 template <LogitsType kType, int kClusterSize>
 constexpr auto kGated =
     gated::gated_topk_kernel<kType, kClusterSize, gated::kThreads, gated::min_blocks(kClusterSize)>;
 
 template <LogitsType kType>
 Status launch_resident(Launch const& launch) {
-  switch (launch.plan.cluster_size) {
-    case 1: return launch_kernel<kResident<kType, 1, 8>, 1>(launch);
-    case 2: return launch_kernel<kResident<kType, 2, 16>, 2>(launch);
-    default: return launch_kernel<kResident<kType, 16, 8>, 16>(launch);
-  }
+  return launch.plan.cluster_size == 1 ? launch_kernel<kResident<kType, 1, 1024, 8>, 1>(launch)
+                                       : launch_kernel<kResident<kType, 16, 512, 16>, 16>(launch);
 }
 
 template <LogitsType kType>
@@ -170,11 +164,12 @@ Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
              : launch_as_planned<LogitsType::kBfloat16>(launch);
 }
 
-template <LogitsType kType, int kClusterSize, int kKeys>
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
 KernelEntry resident_entry(char const* tile) {
-  constexpr int kRegisters = 65536 / kResidentThreads;
-  return KernelEntry{{"resident_topk_kernel", kOp, tile, kResidentThreads, 0, kRegisters},
-                     reinterpret_cast<void const*>(kResident<kType, kClusterSize, kKeys>)};
+  constexpr int kRegisters = 65536 / kThreads;
+  return KernelEntry{
+      {"resident_topk_kernel", kOp, tile, kThreads, 0, kRegisters},
+      reinterpret_cast<void const*>(kResident<kType, kClusterSize, kThreads, kKeys>)};
 }
 
 template <LogitsType kType>
@@ -212,18 +207,16 @@ Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
 KernelList topk_kernels() {
   using namespace topk_sm90;
   static KernelEntry const entries[] = {
-      resident_entry<LogitsType::kFloat32, 1, 8>("a float32 row of 8,192 logits"),
+      resident_entry<LogitsType::kFloat32, 1, 1024, 8>("a float32 row of 8,192 logits"),
       staged_entry<LogitsType::kFloat32>("a float32 row of 8,192 logits"),
-      resident_entry<LogitsType::kFloat32, 2, 16>("16,384 float32 logits of a row"),
-      resident_entry<LogitsType::kFloat32, 16, 8>("8,192 float32 logits of a row"),
+      resident_entry<LogitsType::kFloat32, 16, 512, 16>("8,192 float32 logits of a row"),
       gated_entry<LogitsType::kFloat32, 1>("a float32 row"),
       gated_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
       gated_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
       gated_entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
-      resident_entry<LogitsType::kBfloat16, 1, 8>("a bfloat16 row of 8,192 logits"),
+      resident_entry<LogitsType::kBfloat16, 1, 1024, 8>("a bfloat16 row of 8,192 logits"),
       staged_entry<LogitsType::kBfloat16>("a bfloat16 row of 8,192 logits"),
-      resident_entry<LogitsType::kBfloat16, 2, 16>("16,384 bfloat16 logits of a row"),
-      resident_entry<LogitsType::kBfloat16, 16, 8>("8,192 bfloat16 logits of a row"),
+      resident_entry<LogitsType::kBfloat16, 16, 512, 16>("8,192 bfloat16 logits of a row"),
       gated_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),

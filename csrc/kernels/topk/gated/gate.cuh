@@ -146,8 +146,8 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
     // ReLU zeros, for example: spares them the steps to a single value.
     uint32_t const crowd = only_value(warp_words, sample, bin);
     if (crowd == kNoKey) {
-      bin = narrow<kThreads>(
-          shared, bin, 0, [&](auto const& count) { sample.visit(count); }, enough);
+      bin =
+          narrow<kThreads>(shared, bin, 0, [&](auto const& count) { sample.visit(count); }, enough);
     } else {
       bin.low = crowd;
     }

@@ -123,9 +123,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       reinterpret_cast<int32_t*>(bitmap + args.window_words + args.window_words / 32);
   WinnerRule const rule =
       winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, own.slice.count);
-  uint32_t const number =
-      order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list, count, keys, rule,
-                              own.slice.count, winners);
+  uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
+                                                  count, keys, rule, own.slice.count, winners);
   __syncthreads();
   int32_t* const indices = args.indices + int64_t{own.row} * args.indices_row_stride;
   uint32_t const first = first_winner(verdict);

@@ -17,8 +17,8 @@ constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168
 // A sample is a quad of neighbouring logits per thread.
 inline constexpr int kQuadLogits = 4;
 
-// Packets of a thread in flight. Few blocks need more each to keep the memory busy: 16 x 1M takes 42
-// microseconds with 8 packets and 47 with 4.
+// Packets of a thread in flight. Few blocks need more each to keep the memory busy: 16 x 1M takes
+// 42 microseconds with 8 packets and 47 with 4.
 constexpr int packets_in_flight(LogitsType type, int cluster_size) {
   return (type == LogitsType::kFloat32 ? 4 : 3) * (cluster_size > 2 ? 2 : 1);
 }

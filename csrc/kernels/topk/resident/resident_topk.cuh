@@ -84,8 +84,8 @@ struct Packets {
   }
 };
 
-template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, int kMinBlocks>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys>
+__global__ void __launch_bounds__(kThreads)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
   using P = Packet<kType>;
   using Element = typename P::Element;
