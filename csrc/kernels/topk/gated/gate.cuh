@@ -9,8 +9,8 @@
 
 namespace dsa_ops::topk_sm90::gated {
 
-// The sample of one thread, a quad of neighbours read at once. Quads lie at a scrambled place each
-// within equal parts of the row, as a fixed distance could meet a period of the data.
+// The sample of one thread, a quad of neighbours read at once. Runs of quads lie at a scrambled
+// place each within equal parts of the row, as a fixed distance could meet a period of the data.
 template <LogitsType kType, int kThreads>
 struct Sample {
   float logits[kQuadLogits];
@@ -29,9 +29,14 @@ struct Sample {
       for (float& logit : logits) logit = no_logit();
       return;
     }
-    int const begin = static_cast<int>(static_cast<uint64_t>(quads) * threadIdx.x / kThreads);
-    int const place = __umulhi(threadIdx.x * 0x9E3779B1u, max(quads / kThreads, 1));
-    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[begin + place], logits);
+    constexpr int kRuns = kThreads / kRunQuads;
+    int const run = static_cast<int>(threadIdx.x) / kRunQuads;
+    int const runs = quads / kRunQuads;
+    int const begin = static_cast<int>(static_cast<int64_t>(runs) * run / kRuns);
+    int const place = __umulhi(run * 0x9E3779B1u, max(runs / kRuns, 1));
+    int const quad = (begin + place) * kRunQuads + static_cast<int>(threadIdx.x) % kRunQuads;
+    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[min(quad, quads - 1)],
+                               logits);
   }
 
   template <class Visit>

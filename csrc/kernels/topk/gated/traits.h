@@ -9,18 +9,22 @@ namespace dsa_ops::topk_sm90::gated {
 
 inline constexpr int kThreads = 512;
 // Two blocks share a multiprocessor, where there may be as many.
-constexpr int min_blocks(int cluster_size) { return cluster_size <= 2 ? 2 : 1; }
+constexpr int min_blocks(int cluster_size) { return cluster_size <= 8 ? 2 : 1; }
 // Logits that a thread looks at before it takes places for those that pass.
 inline constexpr int kBatchLogits = 8;
 // A block's candidates at most; their keys are held in registers.
 constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168 : 6144; }
-// A sample is a quad of neighbouring logits per thread.
+// A sample is a quad of neighbouring logits per thread, and some threads' quads are neighbours, in
+// a line of memory: each line costs a trip, and the place in the L2 of a line that may have to be
+// written first. Microseconds with 1, 2, 4, 8 quads a run: 64 x 32K 13.7, 13.1, 12.9, 12.8; 128 x
+// 64K 23.9, 22.8, 22.9, 22.8; 256 x 128K 64.0, 63.1, 62.4, 61.9.
 inline constexpr int kQuadLogits = 4;
+inline constexpr int kRunQuads = 4;
 
-// Packets of a thread in flight. Few blocks need more each to keep the memory busy: 16 x 1M takes
-// 42 microseconds with 8 packets and 47 with 4.
+// Packets of a thread in flight. A block that has a multiprocessor alone takes more: 1 x 1M 17.8
+// microseconds with 8 packets, 19.0 with 4.
 constexpr int packets_in_flight(LogitsType type, int cluster_size) {
-  return (type == LogitsType::kFloat32 ? 4 : 3) * (cluster_size > 2 ? 2 : 1);
+  return (type == LogitsType::kFloat32 ? 4 : 3) * (min_blocks(cluster_size) == 1 ? 2 : 1);
 }
 
 struct Gate {

@@ -12,7 +12,7 @@ namespace dsa_ops::topk_sm90::resident {
 // Samples of a row that several blocks share: quads of neighbours, which cost a load no more than
 // one logit does, at scrambled places within equal parts of the row, as a fixed distance could meet
 // a period of the data.
-template <LogitsType kType, int kThreads>
+template <LogitsType kType>
 struct RowSample {
   static constexpr int kQuadLogits = 4;
   static constexpr int kQuads = kSamples / kQuadLogits;
@@ -46,17 +46,5 @@ struct RowSample {
     return guess_interval<kThreads>(shared, keys, top_k, __fdividef(kSamples, span));
   }
 };
-
-// One block has the whole row: one key of each thread is the sample.
-template <int kThreads, int kKeys>
-__device__ __forceinline__ Interval guess_from_keys(BinStorage& shared,
-                                                    uint32_t const (&keys)[kKeys], int top_k) {
-  static_assert((kKeys & (kKeys - 1)) == 0);
-  uint32_t const choice = threadIdx.x * 0x9E3779B1u >> 20 & (kKeys - 1);
-  uint32_t samples[1] = {keys[0]};
-#pragma unroll
-  for (int i = 1; i < kKeys; ++i) samples[0] = choice == i ? keys[i] : samples[0];
-  return guess_interval<kThreads>(shared, samples, top_k, 1.0f / kKeys);
-}
 
 }  // namespace dsa_ops::topk_sm90::resident

@@ -1,4 +1,4 @@
-// Compile-time contract of the resident selection: sample, shared memory.
+// Compile-time contract of the resident selection: cluster, sample, shared memory.
 #pragma once
 #include <cstdint>
 
@@ -6,16 +6,17 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-// Of a row that several blocks share; each reads the same ones.
+inline constexpr int kClusterSize = 16;
+inline constexpr int kThreads = 512;
+inline constexpr int kThreadKeys = 16;
+// Of a row; each of its blocks reads the same ones.
 inline constexpr int kSamples = 1024;
 
-template <int kClusterSize, int kThreads, int kKeys>
 struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_values[2][kThreads / 32];
-  // By warp: the winners' places in it.
-  uint16_t winners[kThreads / 32][32 * kKeys];
+  uint16_t winners[kThreads / 32][32 * kThreadKeys];  // by warp: their places in it
 };
 
 }  // namespace dsa_ops::topk_sm90::resident

@@ -1,17 +1,20 @@
-// A block's winners in ascending order: every warp ranks and writes those of its own keys.
+// The winners among keys that threads hold, in ascending order: every warp ranks and writes its
+// own.
 #pragma once
 #include <cstdint>
 
 #include "device/ptx/warp.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/row_range.cuh"
 
-namespace dsa_ops::topk_sm90::resident {
+namespace dsa_ops::topk_sm90 {
 
 // Ranks, in a warp, of the bits of its lanes' masks. Bit tile * kLogits + i is key i of the lane's
 // packet in a tile; positions ascend by tile, lane and i. Counts of all tiles share a word.
 template <int kLogits, int kTiles>
 struct TileRanks {
+  static constexpr int kTileLogits = kLogits;  // of a lane
   static constexpr int kField = 32 / kTiles;
   static constexpr uint32_t kFieldMask = ~0u >> (32 - kField);
   static_assert(kTiles == 1 || 32 * kLogits < 1 << kField, "A tile's count fits its field.");
@@ -84,4 +87,22 @@ __device__ __forceinline__ uint32_t winner_mask(uint32_t (&warp_values)[kThreads
   return mask;
 }
 
-}  // namespace dsa_ops::topk_sm90::resident
+// Writes what the bits of the warps' masks stand for, in order, from indices[0] on; bit 0 of lane 0
+// is at `warp_position`. One barrier.
+template <class Ranks, int kThreads, class Storage>
+__device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, int warp_position,
+                                              SlotMap const& slot, int32_t* indices) {
+  constexpr int kLogits = Ranks::kTileLogits;
+  int const lane = threadIdx.x % 32;
+  uint16_t* const winners = shared.winners[threadIdx.x / 32];
+  Ranks const ranks(mask);
+  ranks.visit(mask, [&](int bit, uint32_t rank) {
+    winners[rank] = (bit / kLogits * 32 + lane) * kLogits + bit % kLogits;
+  });
+  uint32_t const count = ranks.total();
+  indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], count);
+#pragma unroll 4
+  for (uint32_t i = lane; i < count; i += 32) indices[i] = slot(warp_position + winners[i]);
+}
+
+}  // namespace dsa_ops::topk_sm90
