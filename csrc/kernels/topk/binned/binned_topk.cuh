@@ -38,7 +38,8 @@ __global__ void __launch_bounds__(kThreads)
   using Element = typename Packets::Element;
   constexpr int kLogits = Packet<kType>::kLogits;
   using Ranks = TileRanks<kLogits, kThreadKeys / kLogits>;
-  __shared__ SharedStorage shared;
+  extern __shared__ __align__(128) unsigned char memory[];
+  SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
   ptx::wait_for_prior_kernels();
   // The loads of rows that start at zero need not wait for the row's end.
