@@ -167,9 +167,7 @@ struct Gather {
     load_entries(tile, 1, entries[1]);
     while (true) {
       for (int pair = 0; pair < tile.num_pairs; ++pair) {
-        bool const more = pair + 1 < tile.num_pairs;
         Rows rows = token_rows(entries[0]);
-        if (more) load_entries(tile, 2 * pair + 2, entries[0]);
         if (pair == 0) {
           ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
           copy_query<kLeft>(tile);
@@ -181,9 +179,13 @@ struct Gather {
         }
         copy_tokens<kRight>(0, rows, phase);
         rows = token_rows(entries[1]);
-        if (more) load_entries(tile, 2 * pair + 3, entries[1]);
         copy_tokens<kLeft>(1, rows, phase);
         copy_tokens<kRight>(1, rows, phase);
+        // Here the copies have time: the next half is not free for another 2,500 clocks.
+        if (pair + 1 < tile.num_pairs) {
+          load_entries(tile, 2 * pair + 2, entries[0]);
+          load_entries(tile, 2 * pair + 3, entries[1]);
+        }
         phase ^= 1;
       }
       index = next_tile<Source>(args, index + gridDim.x, tiles);
