@@ -33,6 +33,9 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
   uint64_t const policy = ptx::evict_first_policy();
+  // Copies under way hold lines of the L2, each of which may have displaced a written one: no more
+  // than a block and a half of them, where tokens arrive as fast as memory gives them.
+  bool const limited = kReadsOnce && HeadTile::kHeads < 64 && list.num_blocks > kStages;
   int stage = 0;
   uint32_t parity = 1;
   // Only now: the first entries are under way.
@@ -51,16 +54,23 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     }
     uint8_t* const target = shared.token[stage] + warp * kRows * kTokenPitch;
     uint64_t const address = reinterpret_cast<uint64_t>(source);
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      if (half == 1 && limited && block > 0) {
+        ptx::mbarrier_wait(&shared.token_full[stage == 0 ? kStages - 1 : stage - 1],
+                           stage == 0 ? parity : parity ^ 1);
+      }
 #pragma unroll 4
-    for (int row = 0; row < kRows; ++row) {
-      uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
-      if (ptx::elect_one()) {
-        auto const* const token = reinterpret_cast<void const*>(from);
-        uint8_t* const to = target + row * kTokenPitch;
-        if constexpr (kReadsOnce) {
-          ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
-        } else {
-          ptx::bulk_copy(to, token, kTokenBytes, barrier);
+      for (int row = half * kRows / 2; row < (half + 1) * kRows / 2; ++row) {
+        uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
+        if (ptx::elect_one()) {
+          auto const* const token = reinterpret_cast<void const*>(from);
+          uint8_t* const to = target + row * kTokenPitch;
+          if constexpr (kReadsOnce) {
+            ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
+          } else {
+            ptx::bulk_copy(to, token, kTokenBytes, barrier);
+          }
         }
       }
     }
