@@ -27,7 +27,7 @@ constexpr int kMaxClusterHeads = 32;  // of a tile whose splits can be a cluster
 constexpr int kMaxFp8Splits = 16;
 constexpr int kPushClocks = 1500;  // of a cluster, and
 constexpr int kPushBytesPerClock = 14;
-constexpr int kJoinKernelClocks = 5000;  // of scratch, and
+constexpr int kJoinKernelClocks = 8000;  // of scratch, and
 constexpr int kScratchBytesPerClock = 16;
 
 bool is_power_of_two(int value) { return (value & (value - 1)) == 0; }
@@ -50,8 +50,7 @@ int64_t join_clocks(Fp8Shape const& shape, bool through_scratch, int num_splits)
 bool can_split(Fp8Shape const& shape, bool through_scratch, int num_splits, int64_t blocks) {
   if (num_splits == 1) return !through_scratch;
   if (num_splits > blocks) return false;
-  return through_scratch ||
-         (shape.tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits));
+  return through_scratch || (shape.tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits));
 }
 
 }  // namespace
@@ -66,8 +65,7 @@ SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t n
       int const num_splits = choice / 2 + 1;
       bool const through_scratch = choice % 2 == 1;
       if (!can_split(shape, through_scratch, num_splits, blocks)) continue;
-      int64_t const waves =
-          ceil_div(row_tiles, fp8_capacity(through_scratch, num_splits, num_sms));
+      int64_t const waves = ceil_div(row_tiles, fp8_capacity(through_scratch, num_splits, num_sms));
       if (num_splits > 1 && waves > 1) continue;
       int64_t const clocks =
           waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks +
@@ -91,6 +89,12 @@ PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows) {
 
 bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms) {
   return num_rows * plan.head_tiles * plan.num_splits <= num_sms;
+}
+
+bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows) {
+  constexpr int kStages = 4;
+  constexpr int64_t kMaxBlocks = 128;  // of 64 tokens, 42 KB: 5 MB
+  return num_rows * plan.num_splits * std::min(plan.blocks_per_split, kStages) > kMaxBlocks;
 }
 
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {

@@ -34,6 +34,10 @@ PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows);
 // within a short time, and hardly any a third time.
 bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms);
 
+// Whether copies that fill all stages of all thread blocks would hold so much of the L2 that they
+// displace written lines, which costs memory the time to write them.
+bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows);
+
 // bf16 cache: tiles of 64 heads, splits of whole pairs of blocks. No split once rows * head_tiles
 // fills the device; below that as many as fill it once.
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);

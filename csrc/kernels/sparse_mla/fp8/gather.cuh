@@ -22,7 +22,7 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
 }
 
 // kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
-// more than the copy.
+// more than the copy. With args.limits_copies at most a block and a half are under way.
 template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                               IndexList const& list, int thread) {
@@ -33,9 +33,6 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
   uint64_t const policy = ptx::evict_first_policy();
-  // Copies under way hold lines of the L2, each of which may have displaced a written one: no more
-  // than a block and a half of them, where tokens arrive as fast as memory gives them.
-  bool const limited = kReadsOnce && HeadTile::kHeads < 64 && list.num_blocks > kStages;
   int stage = 0;
   uint32_t parity = 1;
   // Only now: the first entries are under way.
@@ -54,14 +51,9 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     }
     uint8_t* const target = shared.token[stage] + warp * kRows * kTokenPitch;
     uint64_t const address = reinterpret_cast<uint64_t>(source);
-#pragma unroll 1
-    for (int half = 0; half < 2; ++half) {
-      if (half == 1 && limited && block > 0) {
-        ptx::mbarrier_wait(&shared.token_full[stage == 0 ? kStages - 1 : stage - 1],
-                           stage == 0 ? parity : parity ^ 1);
-      }
+    auto const copy_rows = [&](int first, int last) {
 #pragma unroll 4
-      for (int row = half * kRows / 2; row < (half + 1) * kRows / 2; ++row) {
+      for (int row = first; row < last; ++row) {
         uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
         if (ptx::elect_one()) {
           auto const* const token = reinterpret_cast<void const*>(from);
@@ -73,6 +65,16 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
           }
         }
       }
+    };
+    if constexpr (kReadsOnce && HeadTile::kHeads < 64) {
+      copy_rows(0, kRows / 2);
+      if (args.limits_copies && block > 0) {
+        ptx::mbarrier_wait(&shared.token_full[stage == 0 ? kStages - 1 : stage - 1],
+                           stage == 0 ? parity : parity ^ 1);
+      }
+      copy_rows(kRows / 2, kRows);
+    } else {
+      copy_rows(0, kRows);
     }
     if (++stage == kStages) {
       stage = 0;

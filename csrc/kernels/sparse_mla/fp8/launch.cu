@@ -108,24 +108,25 @@ Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool
 }
 
 std::array<KernelEntry, 18> kernels() {
-  return {entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
-          entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
-          entry<16, Split::kNone, false>("16 heads of one row, FP8 paged cache"),
-          entry<16, Split::kNone, true>("16 heads of one row, FP8 paged cache, one wave"),
-          entry<32, Split::kNone, false>("32 heads of one row, FP8 paged cache"),
-          entry<32, Split::kNone, true>("32 heads of one row, FP8 paged cache, one wave"),
-          entry<64, Split::kNone, false>("64 heads of one row, FP8 paged cache"),
-          entry<64, Split::kNone, true>("64 heads of one row, FP8 paged cache, one wave"),
-          entry<8, Split::kCluster, true>("8 heads of one row and split, FP8 paged cache, cluster"),
-          entry<16, Split::kCluster, true>("16 heads of one row and split, FP8 paged cache, cluster"),
-          entry<32, Split::kCluster, true>("32 heads of one row and split, FP8 paged cache, cluster"),
-          entry<8, Split::kScratch, true>("8 heads of one row and split, FP8 paged cache, scratch"),
-          entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
-          entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
-          entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
-          join_entry<4>(),
-          join_entry<8>(),
-          join_entry<16>()};
+  return {
+      entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
+      entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
+      entry<16, Split::kNone, false>("16 heads of one row, FP8 paged cache"),
+      entry<16, Split::kNone, true>("16 heads of one row, FP8 paged cache, one wave"),
+      entry<32, Split::kNone, false>("32 heads of one row, FP8 paged cache"),
+      entry<32, Split::kNone, true>("32 heads of one row, FP8 paged cache, one wave"),
+      entry<64, Split::kNone, false>("64 heads of one row, FP8 paged cache"),
+      entry<64, Split::kNone, true>("64 heads of one row, FP8 paged cache, one wave"),
+      entry<8, Split::kCluster, true>("8 heads of one row and split, FP8 paged cache, cluster"),
+      entry<16, Split::kCluster, true>("16 heads of one row and split, FP8 paged cache, cluster"),
+      entry<32, Split::kCluster, true>("32 heads of one row and split, FP8 paged cache, cluster"),
+      entry<8, Split::kScratch, true>("8 heads of one row and split, FP8 paged cache, scratch"),
+      entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
+      entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
+      entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
+      join_entry<4>(),
+      join_entry<8>(),
+      join_entry<16>()};
 }
 
 }  // namespace dsa_ops::sparse_mla::fp8

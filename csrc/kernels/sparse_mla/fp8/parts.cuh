@@ -96,7 +96,8 @@ __device__ __forceinline__ void expect_parts(SharedStorage<HeadTile>& shared,
   ptx::mbarrier_init(&shared.parts_full, 1);
   ptx::fence_mbarrier_init();
   ptx::mbarrier_arrive_expect_tx(
-      &shared.parts_full, args.num_splits * (share.entries() * kEntryBytes + share.heads * sizeof(float2)));
+      &shared.parts_full,
+      args.num_splits * (share.entries() * kEntryBytes + share.heads * sizeof(float2)));
 }
 
 __device__ __forceinline__ int64_t part_of_block(KernelArgs const& args) {
@@ -193,12 +194,16 @@ struct Joined {
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (reference + ptx::log2_approx(total)) * kLn2;
     float factor = empty ? 0.f : __fdividef(1.f, total);
-    if (args.attn_sink) factor = __fdividef(factor, 1.f + __expf(args.attn_sink[head] - lse));
+    if (args.attn_sink && !empty)
+      factor = __fdividef(factor, 1.f + __expf(args.attn_sink[head] - lse));
     factor *= ptx::power_of_two(part_exponent(args));
-    ptx::store_global_8(args.out + row * args.out_row_stride + head * args.out_head_stride + quarter * 4,
-                        make_uint2(ptx::pack_bf16(sum.x * factor, sum.y * factor), ptx::pack_bf16(sum.z * factor, sum.w * factor)),
-                        keep);
-    ptx::store_global_4(args.lse + row * args.num_heads + head, __float_as_uint(lse), keep && quarter == 0);
+    ptx::store_global_8(
+        args.out + row * args.out_row_stride + head * args.out_head_stride + quarter * 4,
+        make_uint2(ptx::pack_bf16(sum.x * factor, sum.y * factor),
+                   ptx::pack_bf16(sum.z * factor, sum.w * factor)),
+        keep);
+    ptx::store_global_4(args.lse + row * args.num_heads + head, __float_as_uint(lse),
+                        keep && quarter == 0);
   }
 };
 
@@ -242,25 +247,20 @@ __global__ void __launch_bounds__(kJoinThreads)
   int64_t const row = blockIdx.y;
   int const head = blockIdx.x, tile = head / tile_heads, local = head - tile * tile_heads;
   int64_t const first = ((row * args.head_tiles + tile) * args.num_splits) * tile_heads + local;
-  // The first pass brings the code in while the kernel before ends: it reads the query, and nothing
-  // of it is kept.
+  uint2 const* const values = args.part_values + first * 128 + threadIdx.x;
+  float2 const* const sums = args.part_sums + first;
+  // The first pass, without a load or store, brings the code in while the kernel before ends.
 #pragma unroll 1
   for (int pass = 0; pass < 2; ++pass) {
-    if (pass == 1) ptx::wait_for_prior_kernels();
-    auto const* const query = args.q + row * args.q_row_stride;
-    uint2 const* const values =
-        (pass == 1 ? args.part_values + first * 128 : reinterpret_cast<uint2 const*>(query)) +
-        threadIdx.x;
-    float2 const* const sums =
-        pass == 1 ? args.part_sums + first : reinterpret_cast<float2 const*>(query);
-    int const step = pass == 1 ? tile_heads : 0;
+    bool const live = pass == 1;
+    if (live) ptx::wait_for_prior_kernels();
     uint2 value[kMaxSplits];
     float2 sum[kMaxSplits];
 #pragma unroll
     for (int split = 0; split < kMaxSplits; ++split) {
-      bool const exists = split < args.num_splits;
-      sum[split] = exists ? __ldcg(sums + split * step) : make_float2(-INFINITY, 0.f);
-      value[split] = exists ? __ldcg(values + split * step * 128) : make_uint2(0, 0);
+      bool const exists = live && split < args.num_splits;
+      sum[split] = exists ? __ldcg(sums + split * tile_heads) : make_float2(-INFINITY, 0.f);
+      value[split] = exists ? __ldcg(values + split * tile_heads * 128) : make_uint2(0, 0);
     }
     Joined joined;
 #pragma unroll
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(kJoinThreads)
     for (int split = 0; split < kMaxSplits; ++split) {
       joined.add(sum[split], unpack_entry(value[split]));
     }
-    joined.store(args, row, head, threadIdx.x, pass == 1);
+    joined.store(args, row, head, threadIdx.x, live);
   }
 }
 

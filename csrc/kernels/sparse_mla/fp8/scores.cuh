@@ -396,8 +396,9 @@ struct ScoreWarpgroup {
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
     if constexpr (kSplit != Split::kNone) {
-      hand_over_sum<kSplit == Split::kCluster>(shared, args, tile.split, thread,
-                    make_float2(total == 0.f ? -INFINITY : reference, total));
+      hand_over_sum<kSplit == Split::kCluster>(
+          shared, args, tile.split, thread,
+          make_float2(total == 0.f ? -INFINITY : reference, total));
       return;
     }
     bool const empty = total == 0.f;
