@@ -2,11 +2,10 @@
 //
 //   out = sum_i 2^(r_i - r) O_i / sum_i 2^(r_i - r) s_i      r_i, s_i a part's reference and sum
 //
-// Up to 32 heads a tile: the splits are a cluster. A block pushes every other block's share of its
-// part into that block's shared memory as soon as its products are done, and joins its own share
-// once all have arrived. No barrier of the cluster lies between. The number of splits is a power of
-// two.
-// 64 heads: parts go to scratch and a second kernel joins them, which starts under this one.
+// Split::kCluster: a block pushes every other block's share of its part into that block's shared
+// memory as soon as its products are done, and joins its own share once all have arrived. No
+// barrier of the cluster lies between. The number of splits is a power of two. Split::kScratch:
+// parts go to scratch and a second kernel joins them, which starts under this one.
 #pragma once
 #include <cuda_fp16.h>
 
@@ -176,6 +175,14 @@ struct Joined {
 
   __device__ __forceinline__ void refer(float2 part) { reference = fmaxf(reference, part.x); }
 
+  // The same of the parts that the other lanes of an entry have seen.
+  __device__ __forceinline__ void refer_with(int lanes) {
+#pragma unroll 1
+    for (int distance = 1; distance < lanes; distance *= 2) {
+      reference = fmaxf(reference, __shfl_xor_sync(0xFFFFFFFFu, reference, distance));
+    }
+  }
+
   // Once `refer` has seen all parts.
   __device__ __forceinline__ void add(float2 part, float4 const& value) {
     float const shift = reference == -INFINITY ? 0.f : reference;
@@ -187,6 +194,17 @@ struct Joined {
     sum.w = fmaf(weight, value.w, sum.w);
   }
 
+  __device__ __forceinline__ void add_of(int lanes) {
+#pragma unroll 1
+    for (int distance = 1; distance < lanes; distance *= 2) {
+      total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+      sum.x += __shfl_xor_sync(0xFFFFFFFFu, sum.x, distance);
+      sum.y += __shfl_xor_sync(0xFFFFFFFFu, sum.y, distance);
+      sum.z += __shfl_xor_sync(0xFFFFFFFFu, sum.z, distance);
+      sum.w += __shfl_xor_sync(0xFFFFFFFFu, sum.w, distance);
+    }
+  }
+
   // Approximate functions: this code runs once, and its length costs more than its work.
   __device__ __forceinline__ void store(KernelArgs const& args, int64_t row, int head, int quarter,
                                         bool keep) const {
@@ -194,8 +212,9 @@ struct Joined {
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (reference + ptx::log2_approx(total)) * kLn2;
     float factor = empty ? 0.f : __fdividef(1.f, total);
-    if (args.attn_sink && !empty)
+    if (args.attn_sink && keep && !empty) {
       factor = __fdividef(factor, 1.f + __expf(args.attn_sink[head] - lse));
+    }
     factor *= ptx::power_of_two(part_exponent(args));
     ptx::store_global_8(
         args.out + row * args.out_row_stride + head * args.out_head_stride + quarter * 4,
@@ -207,34 +226,38 @@ struct Joined {
   }
 };
 
-// By warpgroups 1 and 2.
+// By warpgroups 1 and 2. Up to four lanes take an entry, every so many pairs of splits each.
 template <class HeadTile>
 __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                                            Tile const& tile, int thread) {
   Share<HeadTile> const share(args.num_splits, tile.split);
   PartTargets<HeadTile, true> const parts(shared, args, tile.split);
+  int const lanes = share.entries() >= 256 ? 1 : 256 >> share.shift;
+  int const lane = thread & (lanes - 1);
   ptx::mbarrier_wait_cluster(&shared.parts_full, 0);
-  for (int i = thread; i < share.entries(); i += 256) {
+#pragma unroll 1
+  for (int i = thread / lanes; i < share.entries(); i += 256 / lanes) {
     int const entry = share.first + i;
     int const head = entry >> 7, quarter = (entry & 127) ^ ((head & 6) << 1);
-    if (head >= tile.heads) break;
     float2 const* const sums = &shared.peer[head - share.first_head];
     Joined joined;
 #pragma unroll 1
-    for (int split = 0; split < args.num_splits; split += 2) {
+    for (int split = 2 * lane; split < args.num_splits; split += 2 * lanes) {
       joined.refer(sums[split * share.heads]);
       joined.refer(sums[(split + 1) * share.heads]);
     }
+    joined.refer_with(lanes);
 #pragma unroll 1
-    for (int split = 0; split < args.num_splits; split += 2) {
-      auto const entry_of = [&](int from) {
+    for (int split = 2 * lane; split < args.num_splits; split += 2 * lanes) {
+      auto const value_of = [&](int from) {
         return unpack_entry(ptx::load_shared_8(parts.base(from, tile.split) + i * kEntryBytes));
       };
-      float4 const first = entry_of(split), second = entry_of(split + 1);
+      float4 const first = value_of(split), second = value_of(split + 1);
       joined.add(sums[split * share.heads], first);
       joined.add(sums[(split + 1) * share.heads], second);
     }
-    joined.store(args, tile.row, tile.first_head + head, quarter, true);
+    joined.add_of(lanes);
+    joined.store(args, tile.row, tile.first_head + head, quarter, lane == 0 && head < tile.heads);
   }
 }
 
