@@ -152,8 +152,7 @@ struct PartTargets {
     int const to = static_cast<int>(entry >> shift);
     uint32_t const offset = (entry & ((1u << shift) - 1)) * kEntryBytes;
     ptx::store_async(ptx::map_to_rank(base(split, to) + offset, to),
-                     pack_entries(first, second, scale),
-                     ptx::map_to_rank(barrier, to));
+                     pack_entries(first, second, scale), ptx::map_to_rank(barrier, to));
   }
 };
 
