@@ -58,7 +58,8 @@ def test_a_cache_of_more_than_two_to_the_31_bytes(filled: Callable[[int, int], T
     ],
 )
 def test_a_row_does_not_depend_on_its_batch(num_heads: int, few: int, many: int) -> None:
-    q, cache, indices = queries(many, num_heads), filled_mla_cache(100, 64), selection(many, 2048, 6400)
+    q, cache = queries(many, num_heads), filled_mla_cache(100, 64)
+    indices = selection(many, 2048, 6400)
     whole = dsa_ops.sparse_mla_decode(q, cache, indices, SCALE)
     part = dsa_ops.sparse_mla_decode(q[:few], cache, indices[:few], SCALE)
     assert all(same_bits(a, b[:few]) for a, b in zip(part, whole, strict=True))
