@@ -47,6 +47,12 @@ __device__ __forceinline__ float power_of_two(int exponent) {
   return __int_as_float((exponent + 127) << 23);
 }
 
+__device__ __forceinline__ float log2_approx(float x) {
+  float result;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // 2^x, subnormal results as zero.
 __device__ __forceinline__ float exp2_flushed(float x) {
   float result;

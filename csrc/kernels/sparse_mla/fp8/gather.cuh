@@ -22,7 +22,7 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
 }
 
 // kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
-// more than the copy.
+// more than the copy. With args.limits_copies at most a block and a half are under way.
 template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                               IndexList const& list, int thread) {
@@ -51,18 +51,30 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     }
     uint8_t* const target = shared.token[stage] + warp * kRows * kTokenPitch;
     uint64_t const address = reinterpret_cast<uint64_t>(source);
+    auto const copy_rows = [&](int first, int last) {
 #pragma unroll 4
-    for (int row = 0; row < kRows; ++row) {
-      uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
-      if (ptx::elect_one()) {
-        auto const* const token = reinterpret_cast<void const*>(from);
-        uint8_t* const to = target + row * kTokenPitch;
-        if constexpr (kReadsOnce) {
-          ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
-        } else {
-          ptx::bulk_copy(to, token, kTokenBytes, barrier);
+      for (int row = first; row < last; ++row) {
+        uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
+        if (ptx::elect_one()) {
+          auto const* const token = reinterpret_cast<void const*>(from);
+          uint8_t* const to = target + row * kTokenPitch;
+          if constexpr (kReadsOnce) {
+            ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
+          } else {
+            ptx::bulk_copy(to, token, kTokenBytes, barrier);
+          }
         }
       }
+    };
+    if constexpr (kReadsOnce && HeadTile::kHeads < 64) {
+      copy_rows(0, kRows / 2);
+      if (args.limits_copies && block > 0) {
+        ptx::mbarrier_wait(&shared.token_full[stage == 0 ? kStages - 1 : stage - 1],
+                           stage == 0 ? parity : parity ^ 1);
+      }
+      copy_rows(kRows / 2, kRows);
+    } else {
+      copy_rows(0, kRows);
     }
     if (++stage == kStages) {
       stage = 0;

@@ -23,9 +23,8 @@ __device__ __forceinline__ void init_barriers(SharedStorage<HeadTile>& shared) {
   ptx::fence_mbarrier_init();
 }
 
-// kSplit: splits of an index list are thread blocks of their own. kReadsOnce: tokens need not stay
-// in the L2.
-template <class HeadTile, bool kSplit, bool kReadsOnce>
+// kReadsOnce: tokens need not stay in the L2.
+template <class HeadTile, Split kSplit, bool kReadsOnce>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_fp8_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
@@ -35,8 +34,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const thread = threadIdx.x & 127;
   constexpr int kHeads = HeadTile::kHeads;
   constexpr int kConsumers = kThreads - 128;
-  constexpr bool kPushes = kSplit && HeadTile::kPushes;
-  if constexpr (kSplit && !HeadTile::kPushes) ptx::launch_dependent_kernels();
+  constexpr bool kPushes = kSplit == Split::kCluster;
+  if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
     IndexList const list = index_list(args, tile_of_block<kHeads>(args));
@@ -73,9 +72,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     ValueWarpgroup<HeadTile> values(shared, thread);
     values.run(index_list(args, tile).num_blocks);
     ptx::named_barrier_sync(kFactorReady, kConsumers);
-    if constexpr (kSplit) {
+    if constexpr (kSplit != Split::kNone) {
       if constexpr (kPushes) ptx::cluster_wait_acquire();
-      values.hand_over_part(args, tile_of_block<kHeads>(args).split);
+      values.template hand_over_part<kPushes>(args, tile_of_block<kHeads>(args).split);
       if constexpr (kPushes) {
         join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
       }

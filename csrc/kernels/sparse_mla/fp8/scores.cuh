@@ -376,7 +376,7 @@ struct ScoreWarpgroup {
   }
 
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.
-  template <bool kSplit>
+  template <Split kSplit>
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
     constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
@@ -395,9 +395,10 @@ struct ScoreWarpgroup {
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
-    if constexpr (kSplit) {
-      hand_over_sum(shared, args, tile.split, thread,
-                    make_float2(total == 0.f ? -INFINITY : reference, total));
+    if constexpr (kSplit != Split::kNone) {
+      hand_over_sum<kSplit == Split::kCluster>(
+          shared, args, tile.split, thread,
+          make_float2(total == 0.f ? -INFINITY : reference, total));
       return;
     }
     bool const empty = total == 0.f;

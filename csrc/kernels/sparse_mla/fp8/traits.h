@@ -23,6 +23,10 @@ inline constexpr int kValueRegisters = 176;
 inline constexpr int kGatherRegisters = 24;
 inline constexpr int kLaunchRegisters = 128;  // per thread before the warpgroups trade theirs
 
+// Whether the splits of an index list are thread blocks of their own, and how their parts are
+// joined: pushed between the blocks of a cluster, or by a second kernel from scratch.
+enum class Split { kNone, kCluster, kScratch };
+
 using cute::SM90::GMMA::Major;
 
 namespace detail {
@@ -58,9 +62,6 @@ struct HeadTile {
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
   static constexpr int kPanelBytes = kHeads * 128;  // 64 16-bit values per head, 128B swizzle
   static constexpr int kColumns = kHeads / 4;       // heads that a thread's accumulators belong to
-  // How the splits of a row are joined: pushed between the blocks of a cluster, or by a second
-  // kernel from scratch. The code that pushes grows with the heads, and runs once.
-  static constexpr bool kPushes = kHeads < 64;
   using LatentMma = typename detail::Instructions<kHeads>::Half;
   using RopeMma = typename detail::Instructions<kHeads>::Bfloat;
 };
@@ -70,7 +71,7 @@ struct alignas(1024) SharedStorage {
   static constexpr int kHeads = HeadTile::kHeads;
   static constexpr int kStages = HeadTile::kStages;
 
-  // Later this split's own part of the output that it joins: see cluster.cuh.
+  // Later this split's own part of the output that it joins: see parts.cuh.
   uint8_t query[kQueryPanels][HeadTile::kPanelBytes];
   uint8_t probability[2][HeadTile::kPanelBytes];  // by head, 64 tokens each
   alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];

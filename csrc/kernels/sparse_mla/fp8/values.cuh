@@ -147,8 +147,10 @@ struct ValueWarpgroup {
       ptx::mbarrier_wait(&shared.token_full[stage], parity);
       ptx::mbarrier_wait(&shared.value_scale_full[stage], parity);
       // The products run while warpgroup 0 turns the next block's scores into probabilities, and
-      // leave the tensor cores to it while it multiplies: its chain is the longest.
-      if (block + 1 < num_blocks) {
+      // leave the tensor cores to it while it multiplies: its chain is the longest. Not in short
+      // lists of few heads, which wait for tokens.
+      bool const gated = HeadTile::kHeads == 64 || num_blocks > kStages;
+      if (gated && block + 1 < num_blocks) {
         ptx::mbarrier_wait(&shared.scores_done[(block + 1) & 1], (block + 1) >> 1 & 1);
       }
       multiply(stage, block & 1, block >> 1 & 1);
@@ -184,10 +186,11 @@ struct ValueWarpgroup {
   }
 
   // As it is, to where it is joined.
+  template <bool kPushes>
   __device__ __forceinline__ void hand_over_part(KernelArgs const& args, int split) {
     int const first_head = quad_lane() * 2;
     uint32_t const quarter = first_dim() >> 2;
-    PartTargets<HeadTile> const targets(shared, args, split);
+    PartTargets<HeadTile, kPushes> const targets(shared, args, split);
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
       int const head = first_head + (column >> 1) * 8 + (column & 1);
