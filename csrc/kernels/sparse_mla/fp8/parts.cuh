@@ -27,9 +27,11 @@ __device__ __forceinline__ int part_exponent(KernelArgs const& args) {
   return 2 + 32 - __clz(args.blocks_per_split * kBlockTokens - 1);
 }
 
-__device__ __forceinline__ uint2 pack_entry(float4 value, float scale) {
-  return make_uint2(ptx::pack_f16(value.x * scale, value.y * scale),
-                    ptx::pack_f16(value.z * scale, value.w * scale));
+__device__ __forceinline__ uint4 pack_entries(float4 first, float4 second, float scale) {
+  return make_uint4(ptx::pack_f16(first.x * scale, first.y * scale),
+                    ptx::pack_f16(first.z * scale, first.w * scale),
+                    ptx::pack_f16(second.x * scale, second.y * scale),
+                    ptx::pack_f16(second.z * scale, second.w * scale));
 }
 
 __device__ __forceinline__ float4 unpack_entry(uint2 bits) {
@@ -144,12 +146,13 @@ struct PartTargets {
     return from == to ? own : area + ((from - (from > to ? 1 : 0)) << shift) * kEntryBytes;
   }
 
-  __device__ __forceinline__ void put(int head, int quarter, float4 value) const {
+  // Two neighbouring entries, of which the first is even.
+  __device__ __forceinline__ void put(int head, int quarter, float4 first, float4 second) const {
     uint32_t const entry = part_index(head, quarter);
     int const to = static_cast<int>(entry >> shift);
     uint32_t const offset = (entry & ((1u << shift) - 1)) * kEntryBytes;
-    ptx::store_async(ptx::map_to_rank(base(split, to) + offset, to), pack_entry(value, scale),
-                     ptx::map_to_rank(barrier, to));
+    ptx::store_async(ptx::map_to_rank(base(split, to) + offset, to),
+                     pack_entries(first, second, scale), ptx::map_to_rank(barrier, to));
   }
 };
 
@@ -162,8 +165,8 @@ struct PartTargets<HeadTile, false> {
       : part(args.part_values + part_of_block(args) * (HeadTile::kHeads * 128)),
         scale(ptx::power_of_two(-part_exponent(args))) {}
 
-  __device__ __forceinline__ void put(int head, int quarter, float4 value) const {
-    part[head * 128 + quarter] = pack_entry(value, scale);
+  __device__ __forceinline__ void put(int head, int quarter, float4 first, float4 second) const {
+    *reinterpret_cast<uint4*>(part + head * 128 + quarter) = pack_entries(first, second, scale);
   }
 };
 
