@@ -2,8 +2,9 @@
 //
 // A cluster of kClusterSize blocks streams one row, a contiguous slice each. A block lists the
 // logits of its slice that pass a gate, the cluster selects among the lists, and each block orders
-// and writes its own winners. No roles: a thread has 48 or 64 bytes in flight, and
-// where several blocks share a multiprocessor one row's loads overlap another's selection.
+// and writes its own winners. No roles: a thread has some packets in flight, and where several
+// blocks share a multiprocessor one row's loads overlap another's selection. The loads begin when
+// the samples are here, which would wait behind them in the memory's queues otherwise.
 //
 // Shared memory: SharedStorage, 8 bytes per candidate, the bitmap, 4 * top_k. Barriers are
 // described where they stand.
@@ -67,14 +68,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       return;
     }
     Sample<kType, kThreads> const sample(own.logits, own.range.length);
-    Stream<kType, kThreads> stream(own.slice);  // in flight while the gate is found
     selector.prepare(args.top_k);
+    clear_bins<kThreads>(shared.bins);
     clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
     if (threadIdx.x == 0) shared.num_candidates = 0;
-    if (threadIdx.x == kThreads - 1) {
-      prefetch_ahead<kClusterSize, kThreads>(own.slice, sample.logits[0]);
-    }
-    Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k);
+    Stream<kType, kThreads, packets_in_flight(kType, kClusterSize)> stream;
+    Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
+                                [&] { stream.begin(own.slice); });
     if (threadIdx.x == 0) shared.gate = gate;
     __syncthreads();
     collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
@@ -97,7 +97,13 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       __syncthreads();
     }
     load_keys<kThreads>(keys, list, count);
-    if (selector.select(keys, interval)) break;
+    auto const visit = [&](auto const& take) {
+      visit_held<kThreads, kKeys, 2>(count, [&](int i) {
+        uint32_t const pair[2] = {keys[i], keys[i + 1]};
+        take(pair);
+      });
+    };
+    if (selector.select_visited(visit, interval)) break;
     count = kBeyondCapacity;
     if (shared.gate.above_tie) {
       Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
@@ -118,7 +124,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   WinnerRule const rule =
       winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, own.slice.count);
   uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
-                                                  keys, rule, own.slice.count, winners);
+                                                  count, keys, rule, own.slice.count, winners);
   __syncthreads();
   int32_t* const indices = args.indices + int64_t{own.row} * args.indices_row_stride;
   uint32_t const first = first_winner(verdict);
