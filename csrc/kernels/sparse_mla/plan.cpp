@@ -87,10 +87,6 @@ PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows) {
   return {heads * 512 * sizeof(uint16_t), heads * 2 * sizeof(float)};
 }
 
-bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms) {
-  return num_rows * plan.head_tiles * plan.num_splits <= num_sms;
-}
-
 bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows) {
   constexpr int kStages = 4;
   constexpr int64_t kMaxBlocks = 128;  // of 64 tokens, 42 KB: 5 MB

@@ -30,10 +30,6 @@ struct PartBytes {
 };
 PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows);
 
-// Whether the whole launch runs at a time, so that a token that two head tiles read is read by both
-// within a short time, and hardly any a third time.
-bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms);
-
 // Whether copies that fill all stages of all thread blocks would hold so much of the L2 that they
 // displace written lines, which costs memory the time to write them.
 bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows);

@@ -25,7 +25,8 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
 // more than the copy. With args.limits_copies at most a block and a half are under way.
 template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
-                              IndexList const& list, int thread) {
+                              IndexList const& list, RingPlace<HeadTile::kStages>& place,
+                              bool first_tile, int thread) {
   constexpr int kStages = HeadTile::kStages;
   constexpr int kRows = kBlockTokens / 4;  // of a warp
   int const warp = __shfl_sync(0xFFFFFFFFu, thread >> 5, 0);
@@ -33,16 +34,16 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
   uint64_t const policy = ptx::evict_first_policy();
-  int stage = 0;
-  uint32_t parity = 1;
   // Only now: the first entries are under way.
-  ptx::named_barrier_sync(kBarriersReady, 256);
+  if (first_tile) ptx::named_barrier_sync(kBarriersReady, 256);
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
     uint8_t const* source = token_address(args, list, entry);
     uint32_t const exists = __ballot_sync(0xFFFFFFFFu, source != nullptr);
     if (source == nullptr) source = reinterpret_cast<uint8_t const*>(zero_token);
     entry = list.entry(block + 1, offset);
+    int const stage = place.stage;
+    uint32_t const parity = place.stage_parity ^ 1;
     ptx::mbarrier_wait(&shared.token_empty[stage], parity);
     uint64_t* const barrier = &shared.token_full[stage];
     if (ptx::elect_one()) {
@@ -76,10 +77,7 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     } else {
       copy_rows(0, kRows);
     }
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    place.advance();
   }
 }
 

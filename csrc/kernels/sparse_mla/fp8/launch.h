@@ -7,11 +7,11 @@
 
 namespace dsa_ops::sparse_mla::fp8 {
 
-// One thread block per row, head tile of `tile_heads` (8, 16, 32 or 64) and split. The splits of a
-// row are a cluster, or join `through_scratch`, args.part_values and args.part_sums (always with
-// tiles of 64 heads). `reads_once`: tokens need not stay in the L2.
+// Tiles of `tile_heads` (8, 16, 32 or 64) heads of one row, and their splits, on a device with
+// `num_sms` multiprocessors. The splits of a row are a cluster, or join `through_scratch`,
+// args.part_values and args.part_sums (always with tiles of 64 heads).
 Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool through_scratch,
-              bool reads_once, char const* op, cudaStream_t stream);
+              int32_t num_sms, char const* op, cudaStream_t stream);
 
 std::array<KernelEntry, 18> kernels();
 

@@ -62,14 +62,17 @@ struct QueryRow {
   }
 };
 
-// By warpgroups 1 and 2. `query` points at the tile's first head, `heads` of which exist. 32 heads
-// at a time, the next 32 under way: one pass over 64 would be 15 KB of code, run once and fetched
-// cold.
-template <class HeadTile>
+// By kLoaders threads. A pass takes as many heads as they hold, the next ones under way: one pass
+// of 256 threads over 64 heads would be 15 KB of code, run once and fetched cold.
+template <int kLoaders, class HeadTile>
 __device__ void load_query_tile(SharedStorage<HeadTile>& shared, KernelArgs const& args,
-                                uint16_t const* query, int heads, int thread) {
-  constexpr int kPass = HeadTile::kHeads < 32 ? HeadTile::kHeads : 32;
-  constexpr int kGroups = 32 / kPass;
+                                Tile const& tile, int thread) {
+  constexpr int kRows = kLoaders / 8;
+  constexpr int kPass = HeadTile::kHeads < kRows ? HeadTile::kHeads : kRows;
+  constexpr int kGroups = kRows / kPass;
+  uint16_t const* const query =
+      args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride;
+  int const heads = tile.heads;
   int const sub = (thread >> 3) % kGroups, position = thread & 7;
   int head = (thread >> 3) / kGroups;
   QueryRow<kGroups> next;

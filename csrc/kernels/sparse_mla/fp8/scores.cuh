@@ -86,13 +86,11 @@ struct ScoreWarpgroup {
 
   SharedStorage<HeadTile>& shared;
   int const warp;
-  bool started = false;  // a token has been seen
+  bool started;  // a token of the tile has been seen
+  RingPlace<kStages> place;
 
   __device__ ScoreWarpgroup(SharedStorage<HeadTile>& storage, int thread)
-      : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {
-#pragma unroll
-    for (auto& sums : shared.sum) sums[thread] = make_float2(0.f, 0.f);
-  }
+      : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {}
 
   // Read anew where it is needed: the loop has no register for it.
   static __device__ __forceinline__ int thread_index() {
@@ -357,21 +355,20 @@ struct ScoreWarpgroup {
     release(&shared.probability_full[buffer]);
   }
 
+  // One tile.
   __device__ void run(int num_blocks) {
-    int stage = 0;
-    uint32_t parity = 0;
+    started = false;
+#pragma unroll
+    for (auto& sums : shared.sum) sums[thread_index()] = make_float2(0.f, 0.f);
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      ptx::mbarrier_wait(&shared.token_full[stage], parity);
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       Scores scores;
       TokenScales token[2];
-      multiply(stage, scores, token);
-      release(&shared.scores_done[block & 1]);
-      publish(scores, token, stage, block & 1, (block >> 1 & 1) ^ 1);
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      multiply(place.stage, scores, token);
+      release(&shared.scores_done[place.buffer()]);
+      publish(scores, token, place.stage, place.buffer(), place.buffer_parity() ^ 1);
+      place.advance();
     }
   }
 

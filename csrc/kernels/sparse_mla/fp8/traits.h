@@ -82,12 +82,10 @@ struct alignas(1024) SharedStorage {
   alignas(16) float2 column[kHeads];
   alignas(16) float warp_result[4][kHeads];  // of one warp's tokens
   alignas(16) float step[kHeads];            // what a reference is raised by
-  union {
-    // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers
-    // for them.
-    float2 sum[kHeads / 8][128];
-    alignas(16) float output_factor[kHeads];
-  };
+  // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers
+  // for them.
+  float2 sum[kHeads / 8][128];
+  alignas(16) float output_factor[kHeads];
   // Reference and sum of every split, of the heads that this one joins.
   float2 peer[kHeads + 2 * kMaxSplits];
   alignas(16) float rescale[2][kHeads];
@@ -105,9 +103,10 @@ struct alignas(1024) SharedStorage {
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
   kQueryReady = 1,     // warpgroups 0, 1, 2; once
-  kFactorReady = 2,    // warpgroups 0, 1, 2; once
+  kFactorReady = 2,    // warpgroups 0, 1, 2; once a tile
   kScoreVote = 3,      // warpgroup 0
   kBarriersReady = 4,  // warpgroups 0, 3; once
+  kFactorFree = 5,     // warpgroups 0, 1, 2; once a tile but the last
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -19,19 +19,14 @@ struct ValueWarpgroup {
   SharedStorage<HeadTile>& shared;
   uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
   uint32_t const scales;     // offset of its value scales
+  RingPlace<kStages> place;
   float output[4][2 * kColumns];
 
   __device__ ValueWarpgroup(SharedStorage<HeadTile>& storage, int thread)
       : shared(storage),
         even(token_of_row((thread & 3) * 2) * kTokenPitch + first_dim()),
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
-        scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {
-#pragma unroll
-    for (auto& tile : output) {
-#pragma unroll
-      for (float& value : tile) value = 0.f;
-    }
-  }
+        scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
   // Read anew at every call: the loop has no register for it.
   static __device__ __forceinline__ uint32_t thread_index() {
@@ -137,25 +132,27 @@ struct ValueWarpgroup {
     release(&shared.probability_empty[buffer]);
   }
 
+  // One tile.
   __device__ void run(int num_blocks) {
-    int stage = 0;
-    uint32_t parity = 0;
+#pragma unroll
+    for (auto& tile : output) {
+#pragma unroll
+      for (float& value : tile) value = 0.f;
+    }
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      ptx::mbarrier_wait(&shared.token_full[stage], parity);
-      ptx::mbarrier_wait(&shared.value_scale_full[stage], parity);
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
+      ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
       // The products run while warpgroup 0 turns the next block's scores into probabilities, and
       // leave the tensor cores to it while it multiplies: its chain is the longest. Not in short
       // lists of few heads, which wait for tokens.
       bool const gated = HeadTile::kHeads == 64 || num_blocks > kStages;
       if (gated && block + 1 < num_blocks) {
-        ptx::mbarrier_wait(&shared.scores_done[(block + 1) & 1], (block + 1) >> 1 & 1);
+        uint32_t const next = place.block + 1;
+        ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
       }
-      multiply(stage, block & 1, block >> 1 & 1);
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      multiply(place.stage, place.buffer(), place.buffer_parity());
+      place.advance();
     }
   }
 
