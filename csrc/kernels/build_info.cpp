@@ -8,7 +8,7 @@
 namespace dsa_ops {
 namespace {
 
-constexpr KernelList (*kLists[])() = {caches_kernels, indexer_kernels, topk_kernels,
+constexpr KernelList (*kLists[])() = {caches_kernels,     indexer_kernels,     topk_kernels,
                                       fused_topk_kernels, listed_topk_kernels, sparse_mla_kernels};
 
 }  // namespace

@@ -152,11 +152,12 @@ class PagedProducer {
     finish();
   }
 
-  // One row tile alone, in place of plan and run.
-  __device__ void run_tile(int32_t row_tile) {
+  // In place of plan and run: one of `parts` equal parts of a row tile, each of a page or more.
+  __device__ void run_part(int32_t row_tile, int32_t part, int32_t parts) {
     page_policy_ = ptx::evict_first_policy();
     Order const order(pages_of<Tile>(args_, row_tile));
-    produce_piece(row_tile, order, 0, order.count());
+    int32_t const places = order.count();
+    produce_piece(row_tile, order, places * part / parts, places * (part + 1) / parts);
     finish();
   }
 

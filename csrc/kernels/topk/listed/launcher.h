@@ -8,9 +8,8 @@
 
 namespace dsa_ops::topk_sm90::listed {
 
-Status launch_listing(ListingArgs const& args, int32_t num_heads,
-                      indexer::LaunchShape const& shape, cudaStream_t stream,
-                      char const* op) noexcept;
+Status launch_listing(ListingArgs const& args, int32_t num_heads, indexer::LaunchShape const& shape,
+                      cudaStream_t stream, char const* op) noexcept;
 
 Status launch_selection(SelectArgs const& args, int32_t num_heads, int32_t num_rows,
                         cudaStream_t stream, char const* op) noexcept;

@@ -11,7 +11,6 @@ namespace topk_sm90::listed {
 
 Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& selection,
                    void* workspace, cudaStream_t stream, char const* op) noexcept {
-  constexpr int64_t kMaxWindowWords = 4096;  // of the bitmap that orders winners
   SelectArgs args{};
   ListingArgs& listing = args.listing;
   indexer::PagedPlan plan;
@@ -24,8 +23,7 @@ Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& se
   status = launch_listing(listing, scoring.num_heads, {plan.grid, scoring.pdl}, stream, op);
   if (!status.ok()) return status;
 
-  int64_t const window_words =
-      std::min((selection.num_columns + 1023) / 1024 * 32, kMaxWindowWords);
+  int64_t const window_words = (selection.num_columns + 1023) / 1024 * 32;  // of the bitmap
   args.topk = kernel_args(selection, indexer::row_lengths_of(scoring), kRowCandidates,
                           static_cast<int32_t>(window_words));
   args.listing_blocks = plan.grid;

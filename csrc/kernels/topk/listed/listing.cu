@@ -24,9 +24,8 @@ KernelEntry entry(char const* tile) {
 
 }  // namespace
 
-Status launch_listing(ListingArgs const& args, int32_t num_heads,
-                      indexer::LaunchShape const& shape, cudaStream_t stream,
-                      char const* op) noexcept {
+Status launch_listing(ListingArgs const& args, int32_t num_heads, indexer::LaunchShape const& shape,
+                      cudaStream_t stream, char const* op) noexcept {
   switch (num_heads) {
     case 8: return launch<8>(args, shape, stream, op);
     case 16: return launch<16>(args, shape, stream, op);

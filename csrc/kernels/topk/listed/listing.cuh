@@ -23,13 +23,36 @@ struct alignas(1024) ListingStorage : indexer::PagedStorage<Tile> {
   uint32_t num_listed;
 };
 
-// Takes logits of one part; by the math lanes.
+// A part's list; by the math lanes. Candidates of the sample go where they are read; others first
+// to shared memory, where the sample was, as long as there is room.
 struct PartList {
+  static constexpr uint32_t kStaged = kSampleKeys * sizeof(float) / sizeof(Candidate);
+
   Candidate* list;
+  Candidate* staged;
   uint32_t* count;
+  uint32_t begin;  // of what is staged
 
   __device__ __forceinline__ void append(float logit, int32_t position) const {
+    store(atomicAdd(count, 1u), logit, position);
+  }
+  __device__ __forceinline__ void append_staged(float logit, int32_t position) const {
     uint32_t const place = atomicAdd(count, 1u);
+    if (place - begin < kStaged) {
+      staged[place - begin] = Candidate{__float_as_uint(logit), static_cast<uint32_t>(position)};
+    } else {
+      store(place, logit, position);
+    }
+  }
+  __device__ __forceinline__ void flush() const {
+    uint32_t const end = min(*count, kPartCandidates);
+    for (uint32_t i = threadIdx.x; i < kStaged && begin + i < end; i += kLanes) {
+      list[begin + i] = staged[i];
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void store(uint32_t place, float logit, int32_t position) const {
     if (place < kPartCandidates) {
       list[place] = Candidate{__float_as_uint(logit), static_cast<uint32_t>(position)};
     }
@@ -89,7 +112,8 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     };
 
     int64_t const part = part_index(row, blockIdx.x);
-    PartList const list{args.lists + part * kPartCandidates, &shared.num_listed};
+    PartList list{args.lists + part * kPartCandidates,
+                  reinterpret_cast<Candidate*>(shared.gate.sample), &shared.num_listed, 0};
     int32_t const sampled = min(stages, kSamplePages);
 #pragma unroll 1
     for (int32_t s = 0; s < sampled; ++s) {
@@ -99,7 +123,7 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       });
     }
     part_gate.find(sampled * kPageKeys, length, args.top_k);
-    float const gate = part_gate.gate;
+    float const gate = logit_of(part_gate.gate);
     int32_t const zero_end = part_gate.zero_end;
     auto const passes = [&](float logit, int32_t n) {
       return logit >= gate || (logit == 0.f && n < zero_end);
@@ -109,17 +133,22 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       int32_t const n = first_key(i / kPageKeys) + i % kPageKeys;
       if (passes(logit, n)) list.append(logit, n);
     }
+    part_gate.meet();
+    list.begin = shared.num_listed;
+    part_gate.meet();
 #pragma unroll 1
     for (int32_t s = sampled; s < stages; ++s) {
       score(s, [&](float logit, int32_t n, bool exists) {
-        if (exists && passes(logit, n)) list.append(logit, n);
+        if (exists && passes(logit, n)) list.append_staged(logit, n);
       });
     }
     ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
     part_gate.meet();
+    list.flush();
+    part_gate.meet();
     if (threadIdx.x == 0) {
-      args.parts[part] = ListedPart{shared.num_listed, key_of(gate), part_gate.high, zero_end};
+      args.parts[part] = ListedPart{shared.num_listed, part_gate.gate, part_gate.high, zero_end};
       shared.num_listed = 0;
     }
   }
@@ -157,6 +186,8 @@ __global__ void __launch_bounds__(indexer::PagedBlock<indexer::PagedTile<kHeads,
   }
   __syncthreads();
   ptx::wait_for_prior_kernels();
+  // Selecting blocks take a multiprocessor each: they start where scoring ends first.
+  ptx::launch_dependent_kernels();
 
   if (warp < Block::kMathWarps) {
     ptx::setmaxnreg_inc<Block::kMathRegisters>();

@@ -1,6 +1,7 @@
 // The gate of a part: what somewhat more than the row's best k logits pass, judged by a sample of
 // the part.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include "device/ptx/convert.cuh"
@@ -21,17 +22,24 @@ struct GateStorage {
   Place low;
   Place high;
   alignas(16) uint32_t bins[kGateBins];
-  float sample[kSampleKeys];
+  alignas(16) float sample[kSampleKeys];
 };
 
-// Logits from zero on by the first ten bits of their magnitude as float16: 32 bins to a power of
-// two. The sign of a zero does not count.
+// Ascending: the sign, the exponent and four more bits of a logit as float16, towards zero; 16 bins
+// to a power of two. Both zeros count as the positive one.
 __device__ __forceinline__ uint32_t gate_bin(float logit) {
-  return (ptx::truncate_f16(logit) & 0x7FFF) >> 5;
+  uint32_t const bits = ptx::truncate_f16(__fadd_rn(logit, 0.0f));
+  uint32_t const magnitude = (bits & 0x7FFF) >> 6;
+  return bits & 0x8000 ? kGateBins / 2 - 1 - magnitude : kGateBins / 2 + magnitude;
 }
-__device__ __forceinline__ uint32_t first_bits_of_bin(uint32_t bin) {
-  return __float_as_uint(ptx::f16_to_float(bin << 5));
+// The lowest key in a bin.
+__device__ __forceinline__ uint32_t first_key_of_bin(uint32_t bin) {
+  bool const negative = bin < kGateBins / 2;
+  uint32_t const magnitude = negative ? kGateBins / 2 - bin : bin - kGateBins / 2;
+  float const edge = ptx::f16_to_float(magnitude << 6);
+  return negative ? key_of(-edge) + 1 : key_of(edge);
 }
+inline constexpr uint32_t kZeroBin = kGateBins / 2;
 
 // By the kLanes lanes of the math warps, threads 0 ... kLanes - 1.
 class PartGate {
@@ -46,39 +54,34 @@ class PartGate {
   }
 
   __device__ __forceinline__ void count(float logit) {
-    if (logit >= 0.f) atomicAdd(&shared_.bins[gate_bin(logit)], 1u);
+    if (logit > -INFINITY) atomicAdd(&shared_.bins[gate_bin(logit)], 1u);
   }
 
   // From a sample that is counted and complete up to `sampled`; the bins are zero again afterwards.
-  // The rank is what top_k keys of the row have in the sample on average and eight deviations more.
+  // The rank is what top_k keys of the row have in the sample on average and seven deviations more.
   __device__ __forceinline__ void find(int32_t sampled, int32_t row_length, int32_t top_k) {
     float const expected = static_cast<float>(top_k) * sampled / row_length;
     float const deviation = sqrtf(expected);
-    uint32_t const rank = static_cast<uint32_t>(expected + 8.0f * deviation + 8.0f);
+    uint32_t const rank = static_cast<uint32_t>(expected + 7.0f * deviation + 8.0f);
     float const few = expected - 3.0f * deviation;
     find_places(rank, static_cast<uint32_t>(fmaxf(few, 1.0f)));
-    Place low = shared_.low;
-    uint32_t const high_bin = shared_.high.bin;
-    gate = -3.402823466e38f;  // all but -inf and NaN
-    high = kBestKey;
+    Place const low = shared_.low;
+    Place const best = shared_.high;
+    gate = kWorstKey + 1;  // all but -inf and NaN
+    high = best.bin == kNoBin ? kBestKey : first_key_of_bin(best.bin + 1);
     zero_end = 0;
-    if (high_bin != kNoBin) high = key_of(__uint_as_float(first_bits_of_bin(high_bin + 1)));
     if (low.bin == kNoBin) return;
-    uint32_t first = first_bits_of_bin(low.bin);
-    bool const crowded = low.inside - low.rank > rank / 4;
-    if (crowded && low.bin == 0) {
-      // ReLU zeros: the smallest positive logit, and the zeros among as many keys as have enough of
-      // them, or nearly.
-      first = 1;
-      float const keys = 1.25f * top_k * sampled / low.inside + 256.0f;
-      zero_end = static_cast<int32_t>(fminf(keys, row_length));
-    } else if (crowded) {
-      first += narrow(sampled, first, first_bits_of_bin(low.bin + 1) - first, low.rank);
+    gate = first_key_of_bin(low.bin);
+    if (low.inside - low.rank <= rank / 4) return;
+    if (low.bin == kZeroBin) {
+      gate = key_of(0.0f) + 1;
+      zero_end = end_of_zeros(rank - low.rank, low.inside, sampled, row_length, top_k);
+    } else {
+      gate += narrow(sampled, gate, first_key_of_bin(low.bin + 1) - gate, low.rank);
     }
-    gate = __uint_as_float(first);
   }
 
-  float gate;
+  uint32_t gate;  // a key
   uint32_t high;
   int32_t zero_end;  // see ListedPart
 
@@ -128,13 +131,24 @@ class PartGate {
     meet();
   }
 
-  // How far above `first`, the bits of a positive logit, the rank-th best sample lies of those
-  // within `width`, in finer bins.
+  // ReLU zeros: before which position lie as many of them as the row's positive logits leave to be
+  // found. Of both the sample is no more than an estimate.
+  static __device__ __forceinline__ int32_t end_of_zeros(uint32_t positive, uint32_t zeros,
+                                                         int32_t sampled, int32_t row_length,
+                                                         int32_t top_k) {
+    float const fewest = positive - 4.0f * sqrtf(positive);
+    float const missing = top_k - fmaxf(fewest, 0.0f) * row_length / sampled;
+    if (missing <= 0.0f) return 0;
+    float const end = 1.25f * missing * sampled / zeros + 256.0f;
+    return static_cast<int32_t>(fminf(end, row_length));
+  }
+
+  // How far above `first` the rank-th best sample lies of those within `width` keys, in finer bins.
   __device__ __forceinline__ uint32_t narrow(int32_t sampled, uint32_t first, uint32_t width,
                                              uint32_t rank) {
     int const shift = max(32 - __clz(width - 1) - 10, 0);
     for (int32_t i = threadIdx.x; i < sampled; i += kLanes) {
-      uint32_t const offset = __float_as_uint(shared_.sample[i]) - first;
+      uint32_t const offset = key_of(shared_.sample[i]) - first;
       if (offset < width) atomicAdd(&shared_.bins[offset >> shift], 1u);
     }
     find_places(rank, 0);

@@ -8,13 +8,15 @@
 // The launch overlaps the listing kernel, whose blocks let it begin once they know that what came
 // before them is done: lengths may be read before the wait, lists may not.
 //
-// Shared memory: SelectStorage; 8 bytes per candidate, or in their place what scoring a row takes;
-// the bitmap; 4 * top_k.
+// Shared memory: SelectStorage; behind it 8 bytes per candidate, the bitmap (1 bit per logit of the
+// row and 1/32 more), 2 bytes per word of it, 4 * top_k, or in place of all these what scoring a
+// row takes.
 #pragma once
 #include <cstdint>
 
 #include "device/ptx/copy.cuh"
 #include "device/ptx/grid.cuh"
+#include "device/ptx/warpgroup.cuh"
 #include "kernels/indexer/sm90_paged.cuh"
 #include "kernels/topk/gated/steps.cuh"
 #include "kernels/topk/listed/args.h"
@@ -22,18 +24,16 @@
 
 namespace dsa_ops::topk_sm90::listed {
 
-static_assert(kMaxParts <= 2 * kThreads, "A thread reads two headers.");
+static_assert(kMaxParts < kThreads, "A thread reads a header, and one knows the total.");
 
-// Followed by what the gated kernel has behind its storage.
+// Followed by the list, the bitmap and its word sums, the winners' positions.
 struct alignas(128) SelectStorage : gated::SharedStorage<1, kThreads> {
-  uint32_t starts[2 * kThreads];  // of a part's candidates among the row's
-  uint32_t warp_gate[kThreads / 32];
-  uint32_t warp_high[kThreads / 32];
-  uint32_t warp_zero_end[kThreads / 32];
+  uint32_t starts[kThreads];              // of a part's candidates among the row's
+  uint16_t parts[kRowCandidates / 32];    // in which every 32nd candidate lies
+  uint32_t warp_words[3][kThreads / 32];  // see gather_parts
 };
 
 inline constexpr uint32_t kZeroKey = 0x80000000u;
-inline constexpr int kKeys = kRowCandidates / kThreads;
 using Selector = ClusterSelect<1, kThreads>;
 
 // What the parts of a row have in common.
@@ -44,67 +44,55 @@ struct RowGate {
   uint32_t count;     // candidates; more than any row can have if a list is full
 };
 
-// Reads the headers of a row's parts, two per thread. Barriers: the sum; the starts.
+// Reads the headers of a row's parts, one per thread. Barriers: the sum; the starts and parts.
 __device__ __forceinline__ RowGate gather_parts(SelectStorage& shared, ListedPart const* parts,
                                                 int32_t num_parts) {
   int const thread = threadIdx.x;
   int const warp = thread / 32;
-  uint32_t counts[2] = {0, 0};
+  uint32_t count[1] = {0};
   RowGate row{0, 0, ~0u, 0};
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    int const index = 2 * thread + i;
-    if (index >= num_parts) continue;
-    uint4 const raw = reinterpret_cast<uint4 const*>(parts)[index];
-    counts[i] = raw.x <= kPartCandidates ? raw.x : kRowCandidates + 1;
-    row.key = max(row.key, raw.y);
-    row.high = max(row.high, raw.z);
-    row.zero_end = min(row.zero_end, raw.w);
+  if (thread < num_parts) {
+    uint4 const raw = reinterpret_cast<uint4 const*>(parts)[thread];
+    count[0] = raw.x <= kPartCandidates ? raw.x : kRowCandidates + 1;
+    row = RowGate{raw.y, raw.z, raw.w, 0};
   }
-  row.key = __reduce_max_sync(kAllLanes, row.key);
-  row.high = __reduce_max_sync(kAllLanes, row.high);
-  row.zero_end = __reduce_min_sync(kAllLanes, row.zero_end);
+  uint32_t const gate = __reduce_max_sync(kAllLanes, row.key);
+  uint32_t const high = __reduce_max_sync(kAllLanes, row.high);
+  uint32_t const zero_end = __reduce_min_sync(kAllLanes, row.zero_end);
   if (thread % 32 == 0) {
-    shared.warp_gate[warp] = row.key;
-    shared.warp_high[warp] = row.high;
-    shared.warp_zero_end[warp] = row.zero_end;
+    shared.warp_words[0][warp] = gate;
+    shared.warp_words[1][warp] = high;
+    shared.warp_words[2][warp] = zero_end;
   }
-  uint32_t const own[1] = {counts[0] + counts[1]};
-  BlockSums<kThreads, 1> const sums(shared.warp_sums[0], own);
-  shared.starts[2 * thread] = sums.before[0];
-  shared.starts[2 * thread + 1] = sums.before[0] + counts[0];
-  constexpr int kWarps = kThreads / 32;
-  row.key = __reduce_max_sync(kAllLanes, shared.warp_gate[thread % kWarps]);
-  row.high = __reduce_max_sync(kAllLanes, shared.warp_high[thread % kWarps]);
-  row.zero_end = __reduce_min_sync(kAllLanes, shared.warp_zero_end[thread % kWarps]);
+  BlockSums<kThreads, 1> const sums(shared.warp_sums[0], count);
+  uint32_t const start = sums.before[0];
+  shared.starts[thread] = start;
   row.count = sums.total[0];
+  if (row.count <= kRowCandidates) {
+    for (uint32_t i = (start + 31) / 32; 32 * i < start + count[0]; ++i) shared.parts[i] = thread;
+  }
+  row.key = __reduce_max_sync(kAllLanes, shared.warp_words[0][thread % 32]);
+  row.high = __reduce_max_sync(kAllLanes, shared.warp_words[1][thread % 32]);
+  row.zero_end = __reduce_min_sync(kAllLanes, shared.warp_words[2][thread % 32]);
   __syncthreads();
   return row;
 }
 
-// Candidate threadIdx.x + i * kThreads of the row, in the order of the parts, goes to the same place
-// of the list, and its key to keys[i]. Zeros from zero_end on are none.
-__device__ __forceinline__ void load_candidates(SelectStorage const& shared,
-                                                Candidate const* lists, int32_t num_parts,
+// Candidate threadIdx.x + i * kThreads of the row, in the order of the parts, goes to the same
+// place of the list, and its key to keys[i]. Zeros from zero_end on are none.
+__device__ __forceinline__ void load_candidates(SelectStorage const& shared, Candidate const* lists,
                                                 RowGate const& row, Candidate* list,
                                                 uint32_t (&keys)[kKeys]) {
   uint32_t const thread = threadIdx.x;
-  int32_t places[kKeys] = {};
-  for (int32_t step = 1 << (31 - __clz(num_parts)); step > 0; step /= 2) {
-#pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
-      int32_t const next = places[i] + step;
-      if (next < num_parts && shared.starts[next] <= thread + i * kThreads) places[i] = next;
-    }
-  }
   uint2 raw[kKeys];
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
     uint32_t const index = thread + i * kThreads;
-    Candidate const* const part = lists + int64_t{places[i]} * kPartCandidates;
-    raw[i] = make_uint2(0, 0);
     if (index < row.count) {
-      raw[i] = *reinterpret_cast<uint2 const*>(part + (index - shared.starts[places[i]]));
+      uint32_t part = shared.parts[index / 32];
+      while (shared.starts[part + 1] <= index) ++part;
+      Candidate const* const first = lists + int64_t{part} * kPartCandidates;
+      raw[i] = *reinterpret_cast<uint2 const*>(first + (index - shared.starts[part]));
     }
   }
 #pragma unroll
@@ -129,8 +117,7 @@ __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStor
   if (row.count > kRowCandidates || row.count < static_cast<uint32_t>(args.topk.top_k)) {
     return false;
   }
-  load_candidates(shared, args.listing.lists + first * kPartCandidates, parts.count, row, list,
-                  keys);
+  load_candidates(shared, args.listing.lists + first * kPartCandidates, row, list, keys);
   Interval interval{row.key, ~row.key, round_shift(max(row.high, row.key) - row.key)};
 #pragma unroll 1
   while (!selector.select(keys, interval)) {
@@ -141,24 +128,105 @@ __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStor
   return true;
 }
 
-// Scores a row and stores its logits. The block meets before and after.
+// Scores a row and stores its logits, a part of it each of kScorers groups of warps that do as the
+// blocks of the paged kernel do. The block meets before; its last barrier is that of the scores.
 template <int kHeads>
 __device__ void score_row(ListingArgs const& args, void* memory, int32_t row) {
   using Tile = indexer::PagedTile<kHeads, 1>;
   using Block = indexer::PagedBlock<Tile>;
   uintptr_t const aligned = (reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024;
-  auto& shared = *reinterpret_cast<indexer::PagedStorage<Tile>*>(aligned);
+  auto* const storages = reinterpret_cast<indexer::PagedStorage<Tile>*>(aligned);
+  constexpr int kMathWarps = Block::kMathWarps;
   int const warp = indexer::uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
   ptx::fence_proxy_async();  // the candidates were there
-  if (threadIdx.x == 0) indexer::init_paged_barriers(shared);
+  if (threadIdx.x < kScorers) indexer::init_paged_barriers(storages[threadIdx.x]);
   __syncthreads();
-  if (warp < Block::kMathWarps) {
-    indexer::score_paged<Tile>(args, shared, warp, lane);
-  } else if (warp == Block::kProducerWarp) {
-    indexer::PagedProducer<Tile>(args, shared, lane).run_tile(row);
+  // The warps that score take registers of the others, half of all, and give them back.
+  constexpr int kLaunchRegisters = 65536 / kThreads;
+  static_assert(2 * kScorers * kMathWarps * 32 == kThreads &&
+                    Block::kMathRegisters + indexer::kProducerRegisters <= 2 * kLaunchRegisters,
+                "The register split must fit what the launch allocates.");
+  if (warp < kScorers * kMathWarps) {
+    ptx::setmaxnreg_inc<Block::kMathRegisters>();
+    indexer::score_paged<Tile>(args, storages[warp / kMathWarps], warp % kMathWarps, lane);
+    ptx::setmaxnreg_dec<kLaunchRegisters>();
+    __syncthreads();
+  } else {
+    ptx::setmaxnreg_dec<indexer::kProducerRegisters>();
+    int const part = warp - kScorers * kMathWarps;
+    if (part < kScorers) {
+      indexer::PagedProducer<Tile>(args, storages[part], lane).run_part(row, part, kScorers);
+    }
+    __syncthreads();
+    ptx::setmaxnreg_inc<kLaunchRegisters>();
+  }
+}
+
+// Where word w of the bitmap lies: neighbours in a list are a stratum apart, and would meet in one
+// bank.
+__device__ __forceinline__ uint32_t word_place(uint32_t word) {
+  return word ^ (word / 128 % 8 * 4);
+}
+
+// Writes the winners in order of position: bits of a bitmap, sums over its words, and a winner's
+// rank is the number of bits before its own. Barriers: the bits; the sums; the winners.
+__device__ __forceinline__ void write_winners(KernelArgs const& args, SelectStorage& shared,
+                                              Candidate const* list, uint32_t const (&keys)[kKeys],
+                                              Verdict const& verdict) {
+  int32_t const row = opaque(blockIdx.x);
+  int32_t const length = RowRange(args, row).length;
+  uint32_t* const bitmap =
+      reinterpret_cast<uint32_t*>(const_cast<Candidate*>(list) + opaque(args.capacity));
+  uint16_t* const before = reinterpret_cast<uint16_t*>(bitmap + bitmap_words(args.window_words));
+  int32_t* const winners = reinterpret_cast<int32_t*>(before + args.window_words);
+  WinnerRule const wins =
+      winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, length);
+  Candidate const* const own = list + opaque(threadIdx.x);
+  uint32_t winning = 0;
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    if (keys[i] < wins.threshold) continue;
+    uint32_t const position = own[i * kThreads].position;
+    if (!wins(keys[i], position)) continue;
+    winning |= 1u << i;
+    atomicOr(&bitmap[word_place(position / 32)], 1u << position % 32);
   }
   __syncthreads();
+  uint32_t emitted = 0;
+#pragma unroll 1
+  for (int first = 0; first < args.window_words; first += 4 * kThreads) {
+    int const word = first + 4 * static_cast<int>(threadIdx.x);
+    uint32_t const place = word_place(word);
+    uint4 quad = make_uint4(0, 0, 0, 0);
+    if (word < args.window_words) quad = *reinterpret_cast<uint4 const*>(&bitmap[place]);
+    uint32_t const counts[4] = {
+        static_cast<uint32_t>(__popc(quad.x)), static_cast<uint32_t>(__popc(quad.y)),
+        static_cast<uint32_t>(__popc(quad.z)), static_cast<uint32_t>(__popc(quad.w))};
+    uint32_t const sum[1] = {counts[0] + counts[1] + counts[2] + counts[3]};
+    BlockSums<kThreads, 1> const sums(shared.warp_sums[1 - first / (4 * kThreads) % 2], sum);
+    uint32_t const rank = emitted + sums.before[0];
+    uint32_t const second = rank + counts[0];
+    uint32_t const third = second + counts[1];
+    if (word < args.window_words) {
+      *reinterpret_cast<uint2*>(&before[place]) =
+          make_uint2(rank | second << 16, third | (third + counts[2]) << 16);
+    }
+    emitted += sums.total[0];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    if ((winning & 1u << i) == 0) continue;
+    uint32_t const position = own[i * kThreads].position;
+    uint32_t const place = word_place(position / 32);
+    uint32_t const lower = bitmap[place] & ((1u << position % 32) - 1);
+    winners[before[place] + __popc(lower)] = static_cast<int32_t>(position);
+  }
+  __syncthreads();
+  SlotMap const slot(args, row);
+  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
+  for (uint32_t i = threadIdx.x; i < emitted; i += kThreads) indices[i] = slot(winners[i]);
 }
 
 template <int kHeads>
@@ -184,14 +252,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   uint32_t keys[kKeys];
   if (!select_listed(args, shared, parts, row, selector, list, keys)) {
     __syncthreads();
-    score_row<kHeads>(args.listing, list, row);
+    score_row<kHeads>(args.listing, memory + sizeof(SelectStorage), opaque(blockIdx.x));
     Selector anew(shared.select);
-    gated::Assignment<LogitsType::kFloat32> const own(args.topk, row, 1);
+    gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
     gated::list_passing(args.topk, shared, list, own, anew);
     gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
   }
-  gated::write_winners<LogitsType::kFloat32, 1, kThreads>(args.topk, shared, list, keys,
-                                                          selector.verdict());
+  write_winners(args.topk, shared, list, keys, shared.select.verdict);
 }
 
 }  // namespace dsa_ops::topk_sm90::listed

@@ -3,7 +3,6 @@
 #include <cstdint>
 
 #include "kernels/indexer/traits.h"
-#include "kernels/topk/gated/traits.h"
 
 namespace dsa_ops::topk_sm90::listed {
 
@@ -13,15 +12,21 @@ inline constexpr int kStrata = 32;
 inline constexpr int kSamplePages = kStrata;
 inline constexpr int kSampleKeys = kSamplePages * indexer::kPageKeys;
 inline constexpr int kGateBins = 1024;
-inline constexpr int kPartCandidates = 4096;
+inline constexpr uint32_t kPartCandidates = 4096;
 
-// A selecting block, which holds a row's candidates like a gated one that has the row alone.
-inline constexpr int kThreads = gated::kThreads;
-inline constexpr int kRowCandidates = gated::max_candidates(1);
+// A selecting block holds a row's candidates, eight keys a thread.
+inline constexpr int kThreads = 1024;
+inline constexpr int kKeys = 8;
+inline constexpr int kRowCandidates = kThreads * kKeys;
 // Blocks that score at most, hence parts of a row: what 160 multiprocessors hold.
 inline constexpr int kMaxParts = 640;
 inline constexpr int32_t kMaxRows = 160;  // that select at once
 inline constexpr int kMaxListedTopk = 2048;
+// Groups of warps of a selecting block that score a row again.
+inline constexpr int kScorers = 4;
+
+// The bitmap of a row's winners, with what the gated kernel's takes more.
+__host__ __device__ constexpr int32_t bitmap_words(int32_t words) { return words + words / 32; }
 
 // What a block lists of its part of a row.
 struct ListedPart {
