@@ -23,40 +23,50 @@ struct alignas(1024) ListingStorage : indexer::PagedStorage<Tile> {
   uint32_t num_listed;
 };
 
-// A part's list; by the math lanes. Candidates of the sample go where they are read; others first
-// to shared memory, where the sample was, as long as there is room.
-struct PartList {
-  static constexpr uint32_t kStaged = kSampleKeys * sizeof(float) / sizeof(Candidate);
+// A part's list; by the math lanes. Candidates of the sample, and those for which a lane has no
+// more room, take a place of the list at once. Others wait in shared memory, where the sample was,
+// in the lane's own column.
+class PartList {
+ public:
+  static constexpr uint32_t kColumn = kSampleKeys * sizeof(float) / sizeof(Candidate) / 64;
 
-  Candidate* list;
-  Candidate* staged;
-  uint32_t* count;
-  uint32_t begin;  // of what is staged
+  __device__ __forceinline__ PartList(Candidate* list, GateStorage& shared, uint32_t* count,
+                                      int lane_key)
+      : list_(list),
+        count_(count),
+        column_(reinterpret_cast<Candidate*>(shared.sample) + lane_key) {}
 
-  __device__ __forceinline__ void append(float logit, int32_t position) const {
-    store(atomicAdd(count, 1u), logit, position);
+  __device__ __forceinline__ void append(float logit, int32_t position) {
+    store(atomicAdd(count_, 1u), candidate(logit, position));
   }
-  __device__ __forceinline__ void append_staged(float logit, int32_t position) const {
-    uint32_t const place = atomicAdd(count, 1u);
-    if (place - begin < kStaged) {
-      staged[place - begin] = Candidate{__float_as_uint(logit), static_cast<uint32_t>(position)};
+  __device__ __forceinline__ void append_later(float logit, int32_t position) {
+    if (waiting_ < kColumn) {
+      column_[64 * waiting_++] = candidate(logit, position);
     } else {
-      store(place, logit, position);
+      append(logit, position);
     }
   }
-  __device__ __forceinline__ void flush() const {
-    uint32_t const end = min(*count, kPartCandidates);
-    for (uint32_t i = threadIdx.x; i < kStaged && begin + i < end; i += kLanes) {
-      list[begin + i] = staged[i];
-    }
+  // All lanes' columns to the list.
+  __device__ __forceinline__ void flush(int lane) {
+    uint32_t const inclusive = ptx::warp_inclusive_sum(waiting_, lane);
+    uint32_t base = 0;
+    if (lane == 31) base = atomicAdd(count_, inclusive);
+    base = __shfl_sync(~0u, base, 31) + inclusive - waiting_;
+    for (uint32_t i = 0; i < waiting_; ++i) store(base + i, column_[64 * i]);
   }
 
  private:
-  __device__ __forceinline__ void store(uint32_t place, float logit, int32_t position) const {
-    if (place < kPartCandidates) {
-      list[place] = Candidate{__float_as_uint(logit), static_cast<uint32_t>(position)};
-    }
+  static __device__ __forceinline__ Candidate candidate(float logit, int32_t position) {
+    return Candidate{__float_as_uint(logit), static_cast<uint32_t>(position)};
   }
+  __device__ __forceinline__ void store(uint32_t place, Candidate const& candidate) {
+    if (place < kPartCandidates) list_[place] = candidate;
+  }
+
+  Candidate* list_;
+  uint32_t* count_;
+  Candidate* column_;
+  uint32_t waiting_ = 0;
 };
 
 template <class Tile>
@@ -72,6 +82,8 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
   int const lane_key = indexer::key_of_lane(warp, lane);
   bool const takes = indexer::query_of_lane(lane) == 0;
   PartGate part_gate(shared.gate);
+  int32_t const turn = static_cast<int32_t>(blockIdx.x * Block::kPerSm / gridDim.x);
+  int32_t const sample_pages = kSamplePages - turn * kSampleSteps;
 
   for (;;) {
     ptx::mbarrier_wait(&shared.piece_full[queries.stage], queries.phase);
@@ -112,9 +124,8 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     };
 
     int64_t const part = part_index(row, blockIdx.x);
-    PartList list{args.lists + part * kPartCandidates,
-                  reinterpret_cast<Candidate*>(shared.gate.sample), &shared.num_listed, 0};
-    int32_t const sampled = min(stages, kSamplePages);
+    PartList list(args.lists + part * kPartCandidates, shared.gate, &shared.num_listed, lane_key);
+    int32_t const sampled = min(stages, sample_pages);
 #pragma unroll 1
     for (int32_t s = 0; s < sampled; ++s) {
       score(s, [&](float logit, int32_t, bool exists) {
@@ -134,18 +145,15 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       if (passes(logit, n)) list.append(logit, n);
     }
     part_gate.meet();
-    list.begin = shared.num_listed;
-    part_gate.meet();
 #pragma unroll 1
     for (int32_t s = sampled; s < stages; ++s) {
       score(s, [&](float logit, int32_t n, bool exists) {
-        if (exists && passes(logit, n)) list.append_staged(logit, n);
+        if (exists && passes(logit, n)) list.append_later(logit, n);
       });
     }
     ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
-    part_gate.meet();
-    list.flush();
+    list.flush(lane);
     part_gate.meet();
     if (threadIdx.x == 0) {
       args.parts[part] = ListedPart{shared.num_listed, part_gate.gate, part_gate.high, zero_end};

@@ -7,8 +7,8 @@
 
 namespace dsa_ops::topk_sm90::listed {
 
-// Page after page from each stratum in turn, so that a part of a row resembles the row, whatever
-// trend the row has. Places of the last strata may lie past the last page.
+// A page of each stratum in turn, strata in the order of their number's reversed bits, so that any
+// few pages in sequence resemble the row, whatever trend it has. Places may lie past the last page.
 struct PagesByStrata {
   int32_t pages;
   int32_t stratum;  // pages of one; 0: in order
@@ -20,7 +20,8 @@ struct PagesByStrata {
     return stratum == 0 ? pages : stratum * kStrata;
   }
   __device__ __forceinline__ int32_t page(int32_t place) const {
-    return stratum == 0 ? place : place % kStrata * stratum + place / kStrata;
+    int32_t const turn = static_cast<int32_t>(__brev(place) >> (32 - kStrataLog2));
+    return stratum == 0 ? place : turn * stratum + place / kStrata;
   }
 };
 

@@ -21,22 +21,22 @@ struct GateStorage {
   uint32_t warp_sums[kLanes / 32];
   Place low;
   Place high;
-  alignas(16) uint32_t bins[kGateBins];
+  alignas(16) uint32_t bins[kGateBins / 2];  // two to a word
   alignas(16) float sample[kSampleKeys];
 };
 
-// Ascending: the sign, the exponent and four more bits of a logit as float16, towards zero; 16 bins
+// Ascending: the sign, the exponent and five more bits of a logit as float16, towards zero; 32 bins
 // to a power of two. Both zeros count as the positive one.
 __device__ __forceinline__ uint32_t gate_bin(float logit) {
   uint32_t const bits = ptx::truncate_f16(__fadd_rn(logit, 0.0f));
-  uint32_t const magnitude = (bits & 0x7FFF) >> 6;
+  uint32_t const magnitude = (bits & 0x7FFF) >> 5;
   return bits & 0x8000 ? kGateBins / 2 - 1 - magnitude : kGateBins / 2 + magnitude;
 }
 // The lowest key in a bin.
 __device__ __forceinline__ uint32_t first_key_of_bin(uint32_t bin) {
   bool const negative = bin < kGateBins / 2;
   uint32_t const magnitude = negative ? kGateBins / 2 - bin : bin - kGateBins / 2;
-  float const edge = ptx::f16_to_float(magnitude << 6);
+  float const edge = ptx::f16_to_float(magnitude << 5);
   return negative ? key_of(-edge) + 1 : key_of(edge);
 }
 inline constexpr uint32_t kZeroBin = kGateBins / 2;
@@ -54,15 +54,15 @@ class PartGate {
   }
 
   __device__ __forceinline__ void count(float logit) {
-    if (logit > -INFINITY) atomicAdd(&shared_.bins[gate_bin(logit)], 1u);
+    if (logit > -INFINITY) add(gate_bin(logit));
   }
 
   // From a sample that is counted and complete up to `sampled`; the bins are zero again afterwards.
-  // The rank is what top_k keys of the row have in the sample on average and seven deviations more.
+  // The rank is what top_k keys of the row have in the sample on average and six deviations more.
   __device__ __forceinline__ void find(int32_t sampled, int32_t row_length, int32_t top_k) {
     float const expected = static_cast<float>(top_k) * sampled / row_length;
     float const deviation = sqrtf(expected);
-    uint32_t const rank = static_cast<uint32_t>(expected + 7.0f * deviation + 8.0f);
+    uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 6.0f);
     float const few = expected - 3.0f * deviation;
     find_places(rank, static_cast<uint32_t>(fmaxf(few, 1.0f)));
     Place const low = shared_.low;
@@ -86,6 +86,10 @@ class PartGate {
   int32_t zero_end;  // see ListedPart
 
  private:
+  __device__ __forceinline__ void add(uint32_t bin) {
+    atomicAdd(&shared_.bins[bin / 2], 1u << 16 * (bin % 2));
+  }
+
   // Where the rank-th best counted values lie, or kNoBin if there are fewer.
   __device__ __forceinline__ void find_places(uint32_t low_rank, uint32_t high_rank) {
     constexpr int kOwn = kGateBins / kLanes;
@@ -97,15 +101,14 @@ class PartGate {
       shared_.low.bin = kNoBin;
       shared_.high.bin = kNoBin;
     }
-    uint32_t counts[kOwn];
+    uint32_t words[kOwn / 2];
     uint32_t sum = 0;
 #pragma unroll
-    for (int i = 0; i < kOwn; ++i) {
-      counts[i] = shared_.bins[first + i];
-      sum += counts[i];
+    for (int i = 0; i < kOwn / 2; ++i) {
+      words[i] = shared_.bins[first / 2 + i];
+      shared_.bins[first / 2 + i] = 0;
+      sum += (words[i] & 0xFFFF) + (words[i] >> 16);
     }
-#pragma unroll
-    for (int i = 0; i < kOwn; ++i) shared_.bins[first + i] = 0;
     uint32_t const inclusive = ptx::warp_inclusive_sum(sum, lane);
     if (lane == 31) shared_.warp_sums[warp] = inclusive;
     meet();
@@ -117,13 +120,14 @@ class PartGate {
     if (above < low_rank && above + sum >= high_rank) {
 #pragma unroll
       for (int i = kOwn - 1; i >= 0; --i) {
-        uint32_t const reached = above + counts[i];
+        uint32_t const count = words[i / 2] >> 16 * (i % 2) & 0xFFFF;
+        uint32_t const reached = above + count;
         uint32_t const bin = first + i;
         if (above < high_rank && high_rank <= reached) {
-          shared_.high = Place{bin, high_rank - above, counts[i]};
+          shared_.high = Place{bin, high_rank - above, count};
         }
         if (above < low_rank && low_rank <= reached) {
-          shared_.low = Place{bin, low_rank - above, counts[i]};
+          shared_.low = Place{bin, low_rank - above, count};
         }
         above = reached;
       }
@@ -146,10 +150,10 @@ class PartGate {
   // How far above `first` the rank-th best sample lies of those within `width` keys, in finer bins.
   __device__ __forceinline__ uint32_t narrow(int32_t sampled, uint32_t first, uint32_t width,
                                              uint32_t rank) {
-    int const shift = max(32 - __clz(width - 1) - 10, 0);
+    int const shift = max(32 - __clz((width - 1) / kGateBins), 0);
     for (int32_t i = threadIdx.x; i < sampled; i += kLanes) {
       uint32_t const offset = key_of(shared_.sample[i]) - first;
-      if (offset < width) atomicAdd(&shared_.bins[offset >> shift], 1u);
+      if (offset < width) add(offset >> shift);
     }
     find_places(rank, 0);
     return shared_.low.bin == kNoBin ? 0 : shared_.low.bin << shift;

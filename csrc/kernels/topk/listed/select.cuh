@@ -9,7 +9,7 @@
 // before them is done: lengths may be read before the wait, lists may not.
 //
 // Shared memory: SelectStorage; behind it 8 bytes per candidate, the bitmap (1 bit per logit of the
-// row and 1/32 more), 2 bytes per word of it, 4 * top_k, or in place of all these what scoring a
+// row and 1/32 more), 2 bytes per word of it, 8 * top_k, or in place of all these what scoring a
 // row takes.
 #pragma once
 #include <cstdint>
@@ -31,6 +31,7 @@ struct alignas(128) SelectStorage : gated::SharedStorage<1, kThreads> {
   uint32_t starts[kThreads];              // of a part's candidates among the row's
   uint16_t parts[kRowCandidates / 32];    // in which every 32nd candidate lies
   uint32_t warp_words[3][kThreads / 32];  // see gather_parts
+  uint32_t num_winners;
 };
 
 inline constexpr uint32_t kZeroKey = 0x80000000u;
@@ -170,7 +171,7 @@ __device__ __forceinline__ uint32_t word_place(uint32_t word) {
 }
 
 // Writes the winners in order of position: bits of a bitmap, sums over its words, and a winner's
-// rank is the number of bits before its own. Barriers: the bits; the sums; the winners.
+// rank is the number of bits before its own. Barriers: the winners; the bits; the sums; the order.
 __device__ __forceinline__ void write_winners(KernelArgs const& args, SelectStorage& shared,
                                               Candidate const* list, uint32_t const (&keys)[kKeys],
                                               Verdict const& verdict) {
@@ -180,16 +181,27 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, SelectStor
       reinterpret_cast<uint32_t*>(const_cast<Candidate*>(list) + opaque(args.capacity));
   uint16_t* const before = reinterpret_cast<uint16_t*>(bitmap + bitmap_words(args.window_words));
   int32_t* const winners = reinterpret_cast<int32_t*>(before + args.window_words);
+  uint32_t* const unordered = reinterpret_cast<uint32_t*>(winners + args.top_k);
   WinnerRule const wins =
       winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, length);
   Candidate const* const own = list + opaque(threadIdx.x);
   uint32_t winning = 0;
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
-    if (keys[i] < wins.threshold) continue;
-    uint32_t const position = own[i * kThreads].position;
-    if (!wins(keys[i], position)) continue;
-    winning |= 1u << i;
+    if (keys[i] >= wins.threshold && wins(keys[i], own[i * kThreads].position)) winning |= 1u << i;
+  }
+  int const lane = threadIdx.x % 32;
+  uint32_t const inclusive = ptx::warp_inclusive_sum<uint32_t>(__popc(winning), lane);
+  uint32_t place = 0;
+  if (lane == 31) place = atomicAdd(&shared.num_winners, inclusive);
+  place = __shfl_sync(kAllLanes, place, 31) + inclusive - __popc(winning);
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) {
+    if (winning & 1u << i) unordered[place++] = own[i * kThreads].position;
+  }
+  __syncthreads();
+  for (uint32_t i = threadIdx.x; i < shared.num_winners; i += kThreads) {
+    uint32_t const position = unordered[i];
     atomicOr(&bitmap[word_place(position / 32)], 1u << position % 32);
   }
   __syncthreads();
@@ -215,13 +227,11 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, SelectStor
     emitted += sums.total[0];
   }
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kKeys; ++i) {
-    if ((winning & 1u << i) == 0) continue;
-    uint32_t const position = own[i * kThreads].position;
-    uint32_t const place = word_place(position / 32);
-    uint32_t const lower = bitmap[place] & ((1u << position % 32) - 1);
-    winners[before[place] + __popc(lower)] = static_cast<int32_t>(position);
+  for (uint32_t i = threadIdx.x; i < emitted; i += kThreads) {
+    uint32_t const position = unordered[i];
+    uint32_t const own_word = word_place(position / 32);
+    uint32_t const lower = bitmap[own_word] & ((1u << position % 32) - 1);
+    winners[before[own_word] + __popc(lower)] = static_cast<int32_t>(position);
   }
   __syncthreads();
   SlotMap const slot(args, row);
@@ -240,6 +250,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Selector selector(shared.select, args.topk.top_k);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.topk.capacity),
                          args.topk.window_words);
+  if (threadIdx.x == 0) shared.num_winners = 0;
   RowRange const range(args.topk, row);
   RowParts const parts(args.listing.lengths, args.listing.row_tiles, row,
                        args.listing.unscored_length, args.listing_blocks);

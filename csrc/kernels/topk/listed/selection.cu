@@ -12,7 +12,7 @@ int64_t selection_bytes(KernelArgs const& args) {
   return static_cast<int64_t>(sizeof(Candidate)) * args.capacity +
          static_cast<int64_t>(sizeof(uint32_t)) * bitmap_words(args.window_words) +
          static_cast<int64_t>(sizeof(uint16_t)) * args.window_words +
-         static_cast<int64_t>(sizeof(int32_t)) * args.top_k;
+         2 * static_cast<int64_t>(sizeof(int32_t)) * args.top_k;
 }
 
 template <int kHeads>

@@ -6,12 +6,15 @@
 
 namespace dsa_ops::topk_sm90::listed {
 
-// A row's pages are scored in the order of their place in 32 equal strata.
-inline constexpr int kStrata = 32;
-// Keys of a part that are its sample: a page of each stratum.
-inline constexpr int kSamplePages = kStrata;
+// A row's pages are scored a stratum of 32 equal ones after the other.
+inline constexpr int kStrataLog2 = 5;
+inline constexpr int kStrata = 1 << kStrataLog2;
+// Pages of a part that are its sample, at most. Blocks of a multiprocessor take fewer by turns, so
+// that they do not look for their gates at one time.
+inline constexpr int kSamplePages = 32;
+inline constexpr int kSampleSteps = 4;
 inline constexpr int kSampleKeys = kSamplePages * indexer::kPageKeys;
-inline constexpr int kGateBins = 1024;
+inline constexpr int kGateBins = 2048;
 inline constexpr uint32_t kPartCandidates = 4096;
 
 // A selecting block holds a row's candidates, eight keys a thread.
@@ -25,8 +28,10 @@ inline constexpr int kMaxListedTopk = 2048;
 // Groups of warps of a selecting block that score a row again.
 inline constexpr int kScorers = 4;
 
-// The bitmap of a row's winners, with what the gated kernel's takes more.
-__host__ __device__ constexpr int32_t bitmap_words(int32_t words) { return words + words / 32; }
+// The bitmap of a row's winners, with what the gated kernel's takes more; whole quads.
+__host__ __device__ constexpr int32_t bitmap_words(int32_t words) {
+  return words + (words / 32 + 3) / 4 * 4;
+}
 
 // What a block lists of its part of a row.
 struct ListedPart {
