@@ -2,10 +2,9 @@
 // those of its part of a row that may be among the row's best.
 //
 // Pages, queries and barriers are those of sm90_paged_indexer_logits_kernel, but for the order of
-// the pages. The first 32 pages of a part, one of each stratum of the row, are its sample: their
+// the pages. The first pages of a part, each of another stratum of the row, are its sample: their
 // logits stay in shared memory until the math warps have found a gate from them. From then on a
-// logit that passes is listed at once. One barrier more:
-//   met   an arrival of every math lane, which all wait for one another
+// logit that passes is listed at once. The math warps meet at a named barrier.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -178,7 +177,6 @@ __global__ void __launch_bounds__(indexer::PagedBlock<indexer::PagedTile<kHeads,
     producer.plan();
   } else if (warp == 0) {
     if (lane == 0) {
-      ptx::mbarrier_init(&shared.gate.met, kLanes);
       shared.num_listed = 0;
       indexer::init_paged_barriers(static_cast<indexer::PagedStorage<Tile>&>(shared));
     }

@@ -34,6 +34,7 @@ struct RowParts {
   int32_t first_block;
   int32_t count;
 
+  RowParts() = default;
   // By a whole warp: as the producers of the listing kernel share out the pages.
   __device__ __forceinline__ RowParts(indexer::RowLengths const& lengths, int32_t num_rows,
                                       int32_t row, int32_t unscored_length, int32_t blocks) {

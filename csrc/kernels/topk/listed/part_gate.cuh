@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "device/ptx/convert.cuh"
-#include "device/ptx/mbarrier.cuh"
 #include "device/ptx/warp.cuh"
+#include "device/ptx/warpgroup.cuh"
 #include "kernels/topk/bins.cuh"
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/listed/traits.h"
@@ -15,9 +15,9 @@ namespace dsa_ops::topk_sm90::listed {
 
 inline constexpr int kLanes = 128;  // of the math warps
 inline constexpr uint32_t kNoBin = ~0u;
+inline constexpr int kMeeting = 1;  // named barrier
 
 struct GateStorage {
-  uint64_t met;  // kLanes arrivals
   uint32_t warp_sums[kLanes / 32];
   Place low;
   Place high;
@@ -47,11 +47,7 @@ class PartGate {
   __device__ __forceinline__ explicit PartGate(GateStorage& shared) : shared_(shared) {}
 
   // All lanes have come here, and what they wrote to shared memory is visible.
-  __device__ __forceinline__ void meet() {
-    ptx::mbarrier_arrive(&shared_.met);
-    ptx::mbarrier_wait(&shared_.met, phase_);
-    phase_ ^= 1;
-  }
+  __device__ __forceinline__ void meet() { ptx::named_barrier_sync(kMeeting, kLanes); }
 
   __device__ __forceinline__ void count(float logit) {
     if (logit > -INFINITY) add(gate_bin(logit));
@@ -160,7 +156,6 @@ class PartGate {
   }
 
   GateStorage& shared_;
-  uint32_t phase_ = 0;
 };
 
 }  // namespace dsa_ops::topk_sm90::listed

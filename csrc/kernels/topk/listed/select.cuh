@@ -32,6 +32,8 @@ struct alignas(128) SelectStorage : gated::SharedStorage<1, kThreads> {
   uint16_t parts[kRowCandidates / 32];    // in which every 32nd candidate lies
   uint32_t warp_words[3][kThreads / 32];  // see gather_parts
   uint32_t num_winners;
+  int32_t row_length;
+  RowParts row_parts;
 };
 
 inline constexpr uint32_t kZeroKey = 0x80000000u;
@@ -48,7 +50,7 @@ struct RowGate {
 // Reads the headers of a row's parts, one per thread. Barriers: the sum; the starts and parts.
 __device__ __forceinline__ RowGate gather_parts(SelectStorage& shared, ListedPart const* parts,
                                                 int32_t num_parts) {
-  int const thread = threadIdx.x;
+  int const thread = static_cast<int>(opaque(threadIdx.x));
   int const warp = thread / 32;
   uint32_t count[1] = {0};
   RowGate row{0, 0, ~0u, 0};
@@ -80,11 +82,13 @@ __device__ __forceinline__ RowGate gather_parts(SelectStorage& shared, ListedPar
 }
 
 // Candidate threadIdx.x + i * kThreads of the row, in the order of the parts, goes to the same
-// place of the list, and its key to keys[i]. Zeros from zero_end on are none.
+// place of the list, and its key to keys[i]. Under a gate above zero, zeros from zero_end on are
+// none.
 __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Candidate const* lists,
                                                 RowGate const& row, Candidate* list,
                                                 uint32_t (&keys)[kKeys]) {
   uint32_t const thread = threadIdx.x;
+  uint32_t const zero_end = row.key > kZeroKey ? row.zero_end : ~0u;
   uint2 raw[kKeys];
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
@@ -103,22 +107,21 @@ __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Can
     if (index < row.count) {
       uint32_t const key = key_of(__uint_as_float(raw[i].x));
       list[index] = Candidate{raw[i].x, raw[i].y};
-      keys[i] = key == kZeroKey && raw[i].y >= row.zero_end ? kNoKey : key;
+      keys[i] = key == kZeroKey && raw[i].y >= zero_end ? kNoKey : key;
     }
   }
 }
 
-// False if the lists do not settle the row. The caller has prepared the selector.
-__device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStorage& shared,
-                                              RowParts const& parts, int32_t row_index,
-                                              Selector& selector, Candidate* list,
+// False if `num_parts` lists from the first of a row's do not settle which keys are its best
+// `wanted`. The caller has prepared the selector.
+__device__ __forceinline__ bool select_listed(ListingArgs const& args, SelectStorage& shared,
+                                              int64_t first_part, int32_t num_parts,
+                                              uint32_t wanted, Selector& selector, Candidate* list,
                                               uint32_t (&keys)[kKeys]) {
-  int64_t const first = part_index(row_index, parts.first_block);
-  RowGate row = gather_parts(shared, args.listing.parts + first, parts.count);
-  if (row.count > kRowCandidates || row.count < static_cast<uint32_t>(args.topk.top_k)) {
-    return false;
-  }
-  load_candidates(shared, args.listing.lists + first * kPartCandidates, row, list, keys);
+  RowGate row = gather_parts(shared, args.parts + first_part, num_parts);
+  if (row.count > kRowCandidates || row.count < wanted) return false;
+  load_candidates(shared, args.lists + first_part * kPartCandidates, row, list, keys);
+  row.key = max(row.key, kNoKey + 1);
   Interval interval{row.key, ~row.key, round_shift(max(row.high, row.key) - row.key)};
 #pragma unroll 1
   while (!selector.select(keys, interval)) {
@@ -176,14 +179,13 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, SelectStor
                                               Candidate const* list, uint32_t const (&keys)[kKeys],
                                               Verdict const& verdict) {
   int32_t const row = opaque(blockIdx.x);
-  int32_t const length = RowRange(args, row).length;
   uint32_t* const bitmap =
       reinterpret_cast<uint32_t*>(const_cast<Candidate*>(list) + opaque(args.capacity));
   uint16_t* const before = reinterpret_cast<uint16_t*>(bitmap + bitmap_words(args.window_words));
   int32_t* const winners = reinterpret_cast<int32_t*>(before + args.window_words);
   uint32_t* const unordered = reinterpret_cast<uint32_t*>(winners + args.top_k);
-  WinnerRule const wins =
-      winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, length);
+  WinnerRule const wins = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys,
+                                                verdict, shared.row_length);
   Candidate const* const own = list + opaque(threadIdx.x);
   uint32_t winning = 0;
 #pragma unroll
@@ -245,30 +247,54 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ __align__(1024) unsigned char memory[];
   SelectStorage& shared = *reinterpret_cast<SelectStorage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(SelectStorage));
-  int32_t const row = blockIdx.x;
 
-  Selector selector(shared.select, args.topk.top_k);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.topk.capacity),
                          args.topk.window_words);
-  if (threadIdx.x == 0) shared.num_winners = 0;
-  RowRange const range(args.topk, row);
-  RowParts const parts(args.listing.lengths, args.listing.row_tiles, row,
-                       args.listing.unscored_length, args.listing_blocks);
-  ptx::wait_for_prior_kernels();
-  if (range.length <= args.topk.top_k) {
-    write_whole_row<kThreads>(args.topk, range, SlotMap(args.topk, row), 0, 1,
-                              args.topk.indices + int64_t{row} * args.topk.indices_row_stride);
-    return;
+  if (threadIdx.x < 32) {
+    RowParts const parts(args.listing.lengths, args.listing.row_tiles, blockIdx.x,
+                         args.listing.unscored_length, args.listing_blocks);
+    if (threadIdx.x == 0) {
+      shared.num_winners = 0;
+      shared.row_parts = parts;
+      shared.row_length = RowRange(args.topk, blockIdx.x).length;
+    }
   }
+  __syncthreads();
   uint32_t keys[kKeys];
-  if (!select_listed(args, shared, parts, row, selector, list, keys)) {
+  // The rehearsal, over no parts, brings the instructions of what follows the wait, which would
+  // have to come from memory then.
+#pragma unroll 1
+  for (bool rehearsal = args.rehearses;; rehearsal = false) {
+    Selector selector(shared.select, args.topk.top_k);
+    if (!rehearsal) {
+      ptx::wait_for_prior_kernels();
+      if (shared.row_length <= args.topk.top_k) {
+        int32_t const row = opaque(blockIdx.x);
+        int32_t* const indices = args.topk.indices + int64_t{row} * args.topk.indices_row_stride;
+        write_whole_row<kThreads>(args.topk, RowRange(args.topk, row), SlotMap(args.topk, row), 0,
+                                  1, indices);
+        return;
+      }
+    }
+    int64_t const first_part = part_index(opaque(blockIdx.x), shared.row_parts.first_block);
+    int32_t const num_parts = rehearsal ? 0 : shared.row_parts.count;
+    bool const settled = select_listed(args.listing, shared, first_part, num_parts,
+                                       rehearsal ? 0 : args.topk.top_k, selector, list, keys);
+    if (!rehearsal && !settled) break;
+    if (rehearsal) {
+      if (threadIdx.x == 0) shared.select.verdict = Verdict{~0u, 0, 0, 0, true};
+      __syncthreads();
+    }
+    write_winners(args.topk, shared, list, keys, shared.select.verdict);
+    if (!rehearsal) return;
     __syncthreads();
-    score_row<kHeads>(args.listing, memory + sizeof(SelectStorage), opaque(blockIdx.x));
-    Selector anew(shared.select);
-    gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
-    gated::list_passing(args.topk, shared, list, own, anew);
-    gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
   }
+  __syncthreads();
+  score_row<kHeads>(args.listing, memory + sizeof(SelectStorage), opaque(blockIdx.x));
+  Selector selector(shared.select);
+  gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
+  gated::list_passing(args.topk, shared, list, own, selector);
+  gated::settle<LogitsType::kFloat32>(args.topk, shared, list, selector, keys);
   write_winners(args.topk, shared, list, keys, shared.select.verdict);
 }
 
