@@ -20,7 +20,6 @@ struct SelectArgs {
   ListingArgs listing;
   KernelArgs topk;
   int32_t listing_blocks;
-  bool rehearses;  // selecting blocks begin long before the listing kernel ends
 };
 
 }  // namespace dsa_ops::topk_sm90::listed

@@ -14,10 +14,7 @@ Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& se
   SelectArgs args{};
   ListingArgs& listing = args.listing;
   indexer::PagedPlan plan;
-  DeviceProperties device;
-  Status status = current_device(&device, op);
-  if (!status.ok()) return status;
-  status = indexer::prepare_pages(scoring, selection.top_k, &plan, &listing, op);
+  Status status = indexer::prepare_pages(scoring, selection.top_k, &plan, &listing, op);
   if (!status.ok()) return status;
   plan.grid = std::min(plan.grid, kMaxParts);
   listing.parts = static_cast<ListedPart*>(workspace);
@@ -30,8 +27,6 @@ Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& se
   args.topk = kernel_args(selection, indexer::row_lengths_of(scoring), kRowCandidates,
                           static_cast<int32_t>(window_words));
   args.listing_blocks = plan.grid;
-  // They take the multiprocessors on which scoring ends first.
-  args.rehearses = 2 * scoring.batch <= device.num_sms;
   return launch_selection(args, scoring.num_heads, static_cast<int32_t>(scoring.batch), stream, op);
 }
 

@@ -112,16 +112,16 @@ __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Can
   }
 }
 
-// False if `num_parts` lists from the first of a row's do not settle which keys are its best
-// `wanted`. The caller has prepared the selector.
-__device__ __forceinline__ bool select_listed(ListingArgs const& args, SelectStorage& shared,
-                                              int64_t first_part, int32_t num_parts,
-                                              uint32_t wanted, Selector& selector, Candidate* list,
+// False if the lists do not settle the row. The caller has prepared the selector.
+__device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStorage& shared,
+                                              Selector& selector, Candidate* list,
                                               uint32_t (&keys)[kKeys]) {
-  RowGate row = gather_parts(shared, args.parts + first_part, num_parts);
-  if (row.count > kRowCandidates || row.count < wanted) return false;
-  load_candidates(shared, args.lists + first_part * kPartCandidates, row, list, keys);
-  row.key = max(row.key, kNoKey + 1);
+  int64_t const first = part_index(blockIdx.x, shared.row_parts.first_block);
+  RowGate row = gather_parts(shared, args.listing.parts + first, shared.row_parts.count);
+  if (row.count > kRowCandidates || row.count < static_cast<uint32_t>(args.topk.top_k)) {
+    return false;
+  }
+  load_candidates(shared, args.listing.lists + first * kPartCandidates, row, list, keys);
   Interval interval{row.key, ~row.key, round_shift(max(row.high, row.key) - row.key)};
 #pragma unroll 1
   while (!selector.select(keys, interval)) {
@@ -260,41 +260,23 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
   __syncthreads();
-  uint32_t keys[kKeys];
-  // The rehearsal, over no parts, brings the instructions of what follows the wait, which would
-  // have to come from memory then.
-#pragma unroll 1
-  for (bool rehearsal = args.rehearses;; rehearsal = false) {
-    Selector selector(shared.select, args.topk.top_k);
-    if (!rehearsal) {
-      ptx::wait_for_prior_kernels();
-      if (shared.row_length <= args.topk.top_k) {
-        int32_t const row = opaque(blockIdx.x);
-        int32_t* const indices = args.topk.indices + int64_t{row} * args.topk.indices_row_stride;
-        write_whole_row<kThreads>(args.topk, RowRange(args.topk, row), SlotMap(args.topk, row), 0,
-                                  1, indices);
-        return;
-      }
-    }
-    int64_t const first_part = part_index(opaque(blockIdx.x), shared.row_parts.first_block);
-    int32_t const num_parts = rehearsal ? 0 : shared.row_parts.count;
-    bool const settled = select_listed(args.listing, shared, first_part, num_parts,
-                                       rehearsal ? 0 : args.topk.top_k, selector, list, keys);
-    if (!rehearsal && !settled) break;
-    if (rehearsal) {
-      if (threadIdx.x == 0) shared.select.verdict = Verdict{~0u, 0, 0, 0, true};
-      __syncthreads();
-    }
-    write_winners(args.topk, shared, list, keys, shared.select.verdict);
-    if (!rehearsal) return;
-    __syncthreads();
+  Selector selector(shared.select, args.topk.top_k);
+  ptx::wait_for_prior_kernels();
+  if (shared.row_length <= args.topk.top_k) {
+    int32_t const row = blockIdx.x;
+    write_whole_row<kThreads>(args.topk, RowRange(args.topk, row), SlotMap(args.topk, row), 0, 1,
+                              args.topk.indices + int64_t{row} * args.topk.indices_row_stride);
+    return;
   }
-  __syncthreads();
-  score_row<kHeads>(args.listing, memory + sizeof(SelectStorage), opaque(blockIdx.x));
-  Selector selector(shared.select);
-  gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
-  gated::list_passing(args.topk, shared, list, own, selector);
-  gated::settle<LogitsType::kFloat32>(args.topk, shared, list, selector, keys);
+  uint32_t keys[kKeys];
+  if (!select_listed(args, shared, selector, list, keys)) {
+    __syncthreads();
+    score_row<kHeads>(args.listing, memory + sizeof(SelectStorage), opaque(blockIdx.x));
+    Selector anew(shared.select);
+    gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
+    gated::list_passing(args.topk, shared, list, own, anew);
+    gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
+  }
   write_winners(args.topk, shared, list, keys, shared.select.verdict);
 }
 
