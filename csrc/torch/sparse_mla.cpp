@@ -53,6 +53,46 @@ int32_t multiprocessor_count(char const* op, int32_t device) {
   return count;
 }
 
+// The parameters that prefill and decode share. The caller adds its keys.
+template <class Params>
+Params common_params(Tensor const& q, Tensor const& indices, double sm_scale,
+                     std::optional<Tensor> const& topk_lens, std::optional<Tensor> const& attn_sink,
+                     Tensor const& out, Tensor const& lse) {
+  Params params{};
+  params.q = q.const_data_ptr();
+  params.q_row_stride = aligned_stride(q, 0);
+  params.q_head_stride = aligned_stride(q, 1);
+  params.indices = data<int32_t>(indices);
+  params.indices_row_stride = aligned_stride(indices, 0);
+  params.topk_lens = data<int32_t>(topk_lens);
+  params.attn_sink = data<float>(attn_sink);
+  params.out = out.mutable_data_ptr();
+  params.out_row_stride = aligned_stride(out, 0);
+  params.out_head_stride = aligned_stride(out, 1);
+  params.lse = mutable_data<float>(lse);
+  params.num_rows = q.size(0);
+  params.top_k = indices.size(1);
+  params.num_heads = static_cast<int32_t>(q.size(1));
+  params.sm_scale = static_cast<float>(sm_scale);
+  return params;
+}
+
+// Launches the op on the current stream of q's device with the scratch it asks for.
+template <class Params>
+void launch(char const* op, Tensor const& q, Params params,
+            size_t (*workspace_bytes)(int64_t, int32_t, int64_t, int32_t) noexcept,
+            Status (*run)(Params const&, cudaStream_t) noexcept) {
+  torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
+  params.workspace_bytes = workspace_bytes(params.num_rows, params.num_heads, params.top_k,
+                                           multiprocessor_count(op, q.get_device_index()));
+  std::optional<Tensor> workspace;
+  if (params.workspace_bytes > 0) {
+    workspace = new_workspace(q, params.workspace_bytes);
+    params.workspace = workspace->mutable_data_ptr();
+  }
+  raise_if_failed(run(params, current_stream(q)));
+}
+
 void sparse_mla_prefill(Tensor const& q, Tensor const& kv, Tensor const& indices, double sm_scale,
                         std::optional<Tensor> const& topk_lens,
                         std::optional<Tensor> const& attn_sink, Tensor const& out,
@@ -78,37 +118,15 @@ void sparse_mla_prefill(Tensor const& q, Tensor const& kv, Tensor const& indices
                             {"lse", &lse},
                             {"max_logits", &max_logits}});
 
-  SparseMlaPrefillParams params{};
-  params.q = q.const_data_ptr();
-  params.q_row_stride = aligned_stride(q, 0);
-  params.q_head_stride = aligned_stride(q, 1);
+  auto params =
+      common_params<SparseMlaPrefillParams>(q, indices, sm_scale, topk_lens, attn_sink, out, lse);
   params.kv = kv.const_data_ptr();
   params.kv_row_stride = aligned_stride(kv, 0);
-  params.indices = data<int32_t>(indices);
-  params.indices_row_stride = aligned_stride(indices, 0);
-  params.topk_lens = data<int32_t>(topk_lens);
-  params.attn_sink = data<float>(attn_sink);
-  params.out = out.mutable_data_ptr();
-  params.out_row_stride = aligned_stride(out, 0);
-  params.out_head_stride = aligned_stride(out, 1);
-  params.lse = mutable_data<float>(lse);
   params.max_logits = mutable_data<float>(max_logits);
-  params.num_rows = q.size(0);
   params.num_keys = kv.size(0);
-  params.top_k = indices.size(1);
-  params.num_heads = static_cast<int32_t>(q.size(1));
   params.head_dim = static_cast<int32_t>(head_dim);
-  params.sm_scale = static_cast<float>(sm_scale);
-  torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
-  params.workspace_bytes = sparse_mla_prefill_workspace_bytes(
-      params.num_rows, params.num_heads, params.top_k,
-      multiprocessor_count("sparse_mla_prefill", q.get_device_index()));
-  std::optional<Tensor> workspace;
-  if (params.workspace_bytes > 0) {
-    workspace = new_workspace(q, params.workspace_bytes);
-    params.workspace = workspace->mutable_data_ptr();
-  }
-  raise_if_failed(dsa_ops::sparse_mla_prefill(params, current_stream(q)));
+  launch("sparse_mla_prefill", q, params, &sparse_mla_prefill_workspace_bytes,
+         &dsa_ops::sparse_mla_prefill);
 }
 
 void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& indices,
@@ -130,38 +148,16 @@ void sparse_mla_decode(Tensor const& q, Tensor const& kv_cache, Tensor const& in
                             {"out", &out},
                             {"lse", &lse}});
 
-  SparseMlaDecodeParams params{};
-  params.q = q.const_data_ptr();
-  params.q_row_stride = aligned_stride(q, 0);
-  params.q_head_stride = aligned_stride(q, 1);
+  auto params =
+      common_params<SparseMlaDecodeParams>(q, indices, sm_scale, topk_lens, attn_sink, out, lse);
   params.kv_cache = kv_cache.const_data_ptr();
   params.page_stride_bytes = cache.page_stride_bytes;
   params.num_pages = cache.num_pages;
   params.page_size = cache.page_size;
   params.cache_format =
       kv_cache.scalar_type() == ScalarType::BFloat16 ? MlaCacheFormat::kBf16 : MlaCacheFormat::kFp8;
-  params.indices = data<int32_t>(indices);
-  params.indices_row_stride = aligned_stride(indices, 0);
-  params.topk_lens = data<int32_t>(topk_lens);
-  params.attn_sink = data<float>(attn_sink);
-  params.out = out.mutable_data_ptr();
-  params.out_row_stride = aligned_stride(out, 0);
-  params.out_head_stride = aligned_stride(out, 1);
-  params.lse = mutable_data<float>(lse);
-  params.num_rows = q.size(0);
-  params.top_k = indices.size(1);
-  params.num_heads = static_cast<int32_t>(q.size(1));
-  params.sm_scale = static_cast<float>(sm_scale);
-  torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
-  params.workspace_bytes = sparse_mla_decode_workspace_bytes(
-      params.num_rows, params.num_heads, params.top_k,
-      multiprocessor_count("sparse_mla_decode", q.get_device_index()));
-  std::optional<Tensor> workspace;
-  if (params.workspace_bytes > 0) {
-    workspace = new_workspace(q, params.workspace_bytes);
-    params.workspace = workspace->mutable_data_ptr();
-  }
-  raise_if_failed(dsa_ops::sparse_mla_decode(params, current_stream(q)));
+  launch("sparse_mla_decode", q, params, &sparse_mla_decode_workspace_bytes,
+         &dsa_ops::sparse_mla_decode);
 }
 
 }  // namespace

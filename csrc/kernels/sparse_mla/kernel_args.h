@@ -1,5 +1,6 @@
 // What one launch of the sparse MLA kernel reads, for both key sources.
 #pragma once
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/sparse_mla/union.h"
@@ -38,6 +39,30 @@ struct KernelArgs {
   PackTile const* tiles;  // of a launch with packs: unions.tiles or unions.repairs
   Unions unions;
 };
+
+// The arguments that `Params` of prefill and of decode share. The caller adds its keys and its
+// plan.
+template <class Params>
+KernelArgs common_kernel_args(Params const& params) {
+  KernelArgs args = {};
+  args.q = static_cast<uint16_t const*>(params.q);
+  args.q_row_stride = params.q_row_stride;
+  args.q_head_stride = params.q_head_stride;
+  args.indices = params.indices;
+  args.indices_row_stride = params.indices_row_stride;
+  args.topk_lens = params.topk_lens;
+  args.attn_sink = params.attn_sink;
+  args.out = static_cast<uint16_t*>(params.out);
+  args.out_row_stride = params.out_row_stride;
+  args.out_head_stride = params.out_head_stride;
+  args.lse = params.lse;
+  args.num_heads = params.num_heads;
+  args.top_k = static_cast<int32_t>(params.top_k);
+  args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
+  args.num_rows = params.num_rows;
+  args.pack_rows = 1;
+  return args;
+}
 
 struct CombineArgs {
   float const* partial_out;

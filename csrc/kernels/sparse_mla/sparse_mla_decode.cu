@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 
 #include "dsa_ops/sparse_mla.h"
 #include "kernels/sparse_mla/bf16/launch.h"
@@ -58,30 +57,14 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
 }
 
 KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& plan) {
-  KernelArgs args = {};
-  args.q = static_cast<uint16_t const*>(params.q);
-  args.q_row_stride = params.q_row_stride;
-  args.q_head_stride = params.q_head_stride;
+  KernelArgs args = common_kernel_args(params);
   args.kv = static_cast<uint8_t const*>(params.kv_cache);
   args.kv_stride_bytes = params.page_stride_bytes;
   args.page_size = static_cast<uint32_t>(params.page_size);
   args.num_keys = params.num_pages * params.page_size;
-  args.indices = params.indices;
-  args.indices_row_stride = params.indices_row_stride;
-  args.topk_lens = params.topk_lens;
-  args.attn_sink = params.attn_sink;
-  args.out = static_cast<uint16_t*>(params.out);
-  args.out_row_stride = params.out_row_stride;
-  args.out_head_stride = params.out_head_stride;
-  args.lse = params.lse;
-  args.num_heads = params.num_heads;
   args.head_tiles = plan.head_tiles;
-  args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = plan.num_splits;
   args.blocks_per_split = plan.blocks_per_split;
-  args.num_rows = params.num_rows;
-  args.pack_rows = 1;
-  args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
   return args;
 }
 

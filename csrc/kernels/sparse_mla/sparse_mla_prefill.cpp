@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "dsa_ops/sparse_mla.h"
@@ -91,30 +90,14 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
                        params.workspace_bytes);
   }
 
-  KernelArgs args = {};
-  args.q = static_cast<uint16_t const*>(params.q);
-  args.q_row_stride = params.q_row_stride;
-  args.q_head_stride = params.q_head_stride;
+  KernelArgs args = common_kernel_args(params);
   args.kv = static_cast<uint8_t const*>(params.kv);
   args.kv_stride_bytes = params.kv_row_stride * 2;
   args.num_keys = params.num_keys;
-  args.indices = params.indices;
-  args.indices_row_stride = params.indices_row_stride;
-  args.topk_lens = params.topk_lens;
-  args.attn_sink = params.attn_sink;
-  args.out = static_cast<uint16_t*>(params.out);
-  args.out_row_stride = params.out_row_stride;
-  args.out_head_stride = params.out_head_stride;
-  args.lse = params.lse;
   args.max_logits = params.max_logits;
-  args.num_heads = params.num_heads;
   args.head_tiles = (params.num_heads + kTileHeads - 1) / kTileHeads;
-  args.top_k = static_cast<int32_t>(params.top_k);
   args.num_splits = 1;
   args.blocks_per_split = static_cast<int32_t>((params.top_k + kBlockTokens - 1) / kBlockTokens);
-  args.score_scale_log2 = params.sm_scale * static_cast<float>(M_LOG2E);
-  args.num_rows = params.num_rows;
-  args.pack_rows = 1;
   if (plan.pack_rows == 1) {
     return bf16::launch_rows(args, params.head_dim, device.num_sms, kOp, stream);
   }
