@@ -54,11 +54,11 @@ class PartGate {
   }
 
   // From a sample that is counted and complete up to `sampled`; the bins are zero again afterwards.
-  // The rank is what top_k keys of the row have in the sample on average and six deviations more.
+  // The rank is what top_k keys of the row have in the sample on average and eight deviations more.
   __device__ __forceinline__ void find(int32_t sampled, int32_t row_length, int32_t top_k) {
     float const expected = static_cast<float>(top_k) * sampled / row_length;
     float const deviation = sqrtf(expected);
-    uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 6.0f);
+    uint32_t const rank = static_cast<uint32_t>(expected + 8.0f * deviation + 8.0f);
     float const few = expected - 3.0f * deviation;
     find_places(rank, static_cast<uint32_t>(fmaxf(few, 1.0f)));
     Place const low = shared_.low;
