@@ -10,9 +10,8 @@ NUM_SMS = 132
 MAX_SHARED_BYTES = 232_448
 ROWS = [1, 2, 8, 15, 16, 17, 63, 64, 66, 67, 131, 132, 133, 4096, 70_000]
 HELD = [
-    ("resident", 1, 1024, 8),
-    ("resident", 2, 1024, 16),
-    ("resident", 16, 1024, 8),
+    ("binned", 1, 512, 16),
+    ("resident", 16, 512, 16),
     ("staged", 1, 256, 32),
 ]
 COLUMNS = [1, 100, 4096, 8192, 16_384, 16_385, 32_768, 65_536, 131_072, 262_144, 1 << 20, 1 << 31]
@@ -30,16 +29,19 @@ def choice(
 @pytest.mark.parametrize(
     ("num_rows", "num_columns", "expected"),
     [
-        (1, 8192, ("resident", 1, 1024)),
-        (128, 8192, ("resident", 1, 1024)),
+        (1, 8192, ("binned", 1, 512)),
+        (128, 8192, ("binned", 1, 512)),
         (4096, 8192, ("staged", 1, 256)),
-        (1, 32_768, ("resident", 16, 1024)),
-        (1, 131_072, ("resident", 16, 1024)),
-        (4, 131_072, ("resident", 16, 1024)),
-        (64, 32_768, ("resident", 2, 1024)),
-        (16, 131_072, ("gated", 4, 512)),
+        (1, 32_768, ("resident", 16, 512)),
+        (1, 131_072, ("resident", 16, 512)),
+        (4, 131_072, ("resident", 16, 512)),
+        (8, 131_072, ("gated", 8, 512)),
+        (32, 32_768, ("gated", 2, 512)),
+        (64, 32_768, ("gated", 2, 512)),
+        (16, 131_072, ("gated", 8, 512)),
         (1, 1 << 20, ("gated", 16, 512)),
-        (16, 1 << 20, ("gated", 4, 512)),
+        (16, 1 << 20, ("gated", 8, 512)),
+        (64, 1 << 20, ("gated", 8, 512)),
         (64, 131_072, ("gated", 2, 512)),
         (128, 65_536, ("gated", 2, 512)),
         (256, 131_072, ("gated", 1, 512)),
@@ -83,7 +85,7 @@ def test_every_plan_can_be_launched(top_k: int, num_sms: int) -> None:
                 assert plan["num_blocks"] == num_rows * plan["cluster_size"]
                 assert plan["shared_bytes"] <= MAX_SHARED_BYTES
                 if plan["selector"] == "gated":
-                    assert plan["cluster_size"] in (1, 2, 4, 16)
+                    assert plan["cluster_size"] in (1, 2, 8, 16)
                     assert plan["capacity"] >= top_k
                     continue
                 names = ("selector", "cluster_size", "block_threads", "thread_keys")

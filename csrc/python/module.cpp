@@ -88,6 +88,7 @@ py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_he
 char const* selector_name(dsa_ops::topk_sm90::Selector selector) {
   using dsa_ops::topk_sm90::Selector;
   switch (selector) {
+    case Selector::kBinned: return "binned";
     case Selector::kResident: return "resident";
     case Selector::kStaged: return "staged";
     default: return "gated";

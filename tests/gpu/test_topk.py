@@ -26,9 +26,9 @@ __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
 TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
 # Repeats of three rows, and columns: together every kernel, cluster and block size of a 132-SM GPU.
-RESIDENT_SHAPES = [(1, 300), (1, 8192), (2, 130_000), (1, 20_000), (12, 20_000)]
+HELD_SHAPES = [(1, 300), (1, 8192), (2, 130_000), (1, 20_000)]
 STAGED_SHAPES = [(50, 6000), (45, 8192), (45, 300)]
-GATED_SHAPES = [(47, 40_000), (34, 70_000), (7, 140_000), (4, 140_000), (1, 400_000)]
+GATED_SHAPES = [(47, 40_000), (34, 70_000), (12, 20_000), (7, 140_000), (4, 140_000), (1, 400_000)]
 
 
 def every_31st_large(n: int) -> Tensor:
@@ -102,14 +102,14 @@ def assert_exact(
 def test_shapes_reach_every_kernel() -> None:
     plans = [
         compiled_module().plan_topk(3 * repeats, num_columns, 2048, 132, from_zero=False)
-        for repeats, num_columns in RESIDENT_SHAPES + STAGED_SHAPES + GATED_SHAPES
+        for repeats, num_columns in HELD_SHAPES + STAGED_SHAPES + GATED_SHAPES
     ]
     chosen = {(plan["selector"], plan["cluster_size"], plan["block_threads"]) for plan in plans}
-    held = {("resident", size, 1024) for size in (1, 2, 16)} | {("staged", 1, 256)}
-    assert chosen == held | {("gated", size, 512) for size in (1, 2, 4, 16)}
+    held = {("binned", 1, 512), ("staged", 1, 256), ("resident", 16, 512)}
+    assert chosen == held | {("gated", size, 512) for size in (1, 2, 8, 16)}
 
 
-@pytest.mark.parametrize(("repeats", "num_columns"), RESIDENT_SHAPES + STAGED_SHAPES + GATED_SHAPES)
+@pytest.mark.parametrize(("repeats", "num_columns"), HELD_SHAPES + STAGED_SHAPES + GATED_SHAPES)
 @pytest.mark.parametrize("kind", ROWS)
 def test_adversarial_rows(kind: str, repeats: int, num_columns: int) -> None:
     logits = torch.stack([ROWS[kind](num_columns) for _ in range(3)])

@@ -45,11 +45,6 @@ __device__ __forceinline__ void prefetch_l2(void const* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
 }
 
-// Brings `bytes` (a multiple of 16) from a 16-byte address into the L2.
-__device__ __forceinline__ void bulk_prefetch_l2(void const* address, uint32_t bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
-}
-
 // Copies `bytes` (a multiple of 16) and completes them on the barrier.
 __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uint32_t bytes,
                                           uint64_t* barrier) {

@@ -35,16 +35,29 @@ struct CandidateStore {
   }
 };
 
+// Calls visit(i) for multiples i of kStep, as long as any thread has a candidate threadIdx.x +
+// i * kThreads: lists are far from full as a rule.
+template <int kThreads, int kKeys, int kStep, class Visit>
+__device__ __forceinline__ void visit_held(uint32_t count, Visit const& visit) {
+  static_assert(kKeys % kStep == 0);
+#pragma unroll
+  for (int i = 0; i < kKeys; i += kStep) {
+    if (i * kThreads >= count) break;
+    visit(i);
+  }
+}
+
 // keys[i] becomes that of candidate threadIdx.x + i * kThreads, or kNoKey past the last.
 template <int kThreads, int kKeys>
 __device__ __forceinline__ void load_keys(uint32_t (&keys)[kKeys], Candidate const* list,
                                           uint32_t count) {
   uint32_t const first = opaque(threadIdx.x);
 #pragma unroll
-  for (int i = 0; i < kKeys; ++i) {
+  for (uint32_t& key : keys) key = kNoKey;
+  visit_held<kThreads, kKeys, 1>(count, [&](int i) {
     uint32_t const index = first + i * kThreads;
-    keys[i] = index < count ? key_of(__uint_as_float(list[index].bits)) : kNoKey;
-  }
+    if (index < count) keys[i] = key_of(__uint_as_float(list[index].bits));
+  });
 }
 
 // Which candidates win: those above a key, and those equal to it below a position of the slice.
@@ -107,7 +120,7 @@ __device__ __forceinline__ void clear_bitmap(uint32_t* bitmap, int num_words) {
 template <int kThreads, int kKeys, class WarpSums>
 __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint32_t* bitmap,
                                                   uint32_t window_words, Candidate const* list,
-                                                  uint32_t const (&keys)[kKeys],
+                                                  uint32_t count, uint32_t const (&keys)[kKeys],
                                                   WinnerRule const& wins, int slice_count,
                                                   int32_t* winners) {
   uint32_t const slice_words = (static_cast<uint32_t>(slice_count) + 31) / 32;
@@ -118,16 +131,14 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
     uint32_t const num_words = min(slice_words - first_word, window_words);
     Candidate const* const own = list + opaque(threadIdx.x);
     if (window > 0) __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
-      if (keys[i] >= wins.threshold) {
-        uint32_t const position = own[i * kThreads].position;
-        uint32_t const word = position / 32 - first_word;
-        if (word < num_words && wins(keys[i], position)) {
-          atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
-        }
+    visit_held<kThreads, kKeys, 1>(count, [&](int i) {
+      if (keys[i] < wins.threshold) return;
+      uint32_t const position = own[i * kThreads].position;
+      uint32_t const word = position / 32 - first_word;
+      if (word < num_words && wins(keys[i], position)) {
+        atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
       }
-    }
+    });
     __syncthreads();
     uint32_t const words_per_thread = (num_words + kThreads - 1) / kThreads;
     uint32_t const begin = min(threadIdx.x * words_per_thread, num_words);

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 
+#include "kernels/topk/binned/traits.h"
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/resident/traits.h"
 #include "kernels/topk/staged/traits.h"
@@ -29,7 +30,7 @@ constexpr int64_t before_slice(RowStarts starts, int32_t cluster_size) {
   return within ? 0 : kMaxPacketLogits - 1;
 }
 
-// Resident and staged blocks hold up to thread_keys keys a thread.
+// All but gated blocks hold up to thread_keys keys a thread.
 struct Choice {
   Selector selector;
   int64_t max_rows;
@@ -44,25 +45,23 @@ struct Choice {
 // are a guess.
 Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t num_sms) {
   Choice const choices[] = {
-      // 128 x 8K: 10.4 against 11.6 staged; 4096 x 8K: 162 and 88.
-      {Selector::kResident, num_sms, 8192, 1, 1024, 8},
+      // 128 x 8K: 10.0 against 11.8 staged; 4096 x 8K: 141 and 87.
+      {Selector::kBinned, num_sms, 8192, 1, binned::kThreads, binned::kThreadKeys},
       {Selector::kStaged, kAny, 8192, 1, staged::kThreads, staged::kThreadLogits},
-      // 1 x 32K: 9.7 against 11.2 with 2 blocks.
-      {Selector::kResident, num_sms / 32, 32768, 16, 1024, 8},
-      // 64 x 32K: 14.3 against 16.0 gated.
-      {Selector::kResident, num_sms / 2, 32768, 2, 1024, 16},
-      // 1 x 128K: 9.9 against 11.2 gated; but 16 x 128K 24.4 against 16.7.
-      {Selector::kResident, num_sms / 16, 131072, 16, 1024, 8},
-      // 16 x 128K: 30, 21, 16.7 and 29 with 1, 2, 4 and 16 blocks; 1 x 1M: 44 and 18.5 with 4
-      // and 16.
-      {Selector::kGated, num_sms / 4, 262144, 4, kGatedThreads, 0},
-      {Selector::kGated, num_sms / 16, kAny, 16, kGatedThreads, 0},
-      {Selector::kGated, num_sms / 4, kAny, 4, kGatedThreads, 0},
-      // 64 x 128K: 32.1, 25.6 and 33.2 with 1, 2 and 4 blocks.
-      {Selector::kGated, num_sms, kAny, 2, kGatedThreads, 0},
-      // 256 x 128K: 63.9 and 67.1 with 1 and 2 blocks. Longer rows would overflow one block's list.
+      // 1 x 128K: 9.1 against 12.2 gated; but 8 x 128K 12.9 and 11.4.
+      {Selector::kResident, num_sms / 18, 131072, resident::kClusterSize, resident::kThreads,
+       resident::kThreadKeys},
+      // 16 x 128K: 13.3 and 14.0 with 8 and 4 blocks. 30 clusters of 8 fit at once: 30 x 64K 12.9
+      // with
+      // 8 blocks and 14.4 with 2.
+      {Selector::kGated, num_sms * 2 / 9, 262144, 8, kGatedThreads, 0},
+      // 1 x 1M: 17.8 with 16 blocks; 16 x 1M: 38.1 with 8.
+      {Selector::kGated, num_sms / 18, kAny, 16, kGatedThreads, 0},
+      // 128 x 64K: 22.9 and 23.2 with 2 blocks and 1.
+      {Selector::kGated, num_sms, 262144, 2, kGatedThreads, 0},
+      // Longer rows would overflow one block's list.
       {Selector::kGated, kAny, 262144, 1, kGatedThreads, 0},
-      {Selector::kGated, kAny, kAny, 4, kGatedThreads, 0},
+      {Selector::kGated, kAny, kAny, 8, kGatedThreads, 0},
   };
   return *std::find_if(std::begin(choices), std::end(choices), [&](Choice const& choice) {
     int64_t const slice =
@@ -74,24 +73,20 @@ Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t n
   });
 }
 
-// Dynamic shared memory of a resident block.
-int64_t resident_bytes(Choice const& choice, int32_t top_k) {
-  using resident::SharedStorage;
-  // A thread's keys are words of two tiles, of 4 keys each (float32) or of 8.
-  int64_t storage = 0;
-  switch (choice.cluster_size) {
-    case 1: storage = sizeof(SharedStorage<1, 1024, 1>); break;
-    case 2: storage = sizeof(SharedStorage<2, 1024, 2>); break;
-    default: storage = sizeof(SharedStorage<16, 1024, 1>);
+// Dynamic shared memory of a block that holds its part of a row. Enough for bfloat16 too.
+int32_t held_bytes(Choice const& choice, int64_t num_columns, int32_t top_k, RowStarts starts) {
+  switch (choice.selector) {
+    case Selector::kBinned: return sizeof(binned::SharedStorage);
+    case Selector::kResident: return sizeof(resident::SharedStorage);
+    case Selector::kStaged: {  // winners take the place of the row
+      int64_t const logits = num_columns + before_slice(starts, 1);
+      int64_t const row =
+          round_up(logits * static_cast<int64_t>(sizeof(float)), staged::kPairBytes);
+      return static_cast<int32_t>(sizeof(staged::SharedStorage) +
+                                  std::max<int64_t>(row, 4 * top_k));
+    }
+    default: return 0;
   }
-  return storage + 4 * top_k;
-}
-
-// Of a staged one, whose winners take the place of the row. Enough for bfloat16 too.
-int64_t staged_bytes(int64_t num_columns, int32_t top_k, RowStarts starts) {
-  int64_t const logits = num_columns + before_slice(starts, 1);
-  int64_t const row = round_up(logits * static_cast<int64_t>(sizeof(float)), staged::kPairBytes);
-  return static_cast<int64_t>(sizeof(staged::SharedStorage)) + std::max<int64_t>(row, 4 * top_k);
 }
 
 namespace gated_plan {
@@ -105,7 +100,7 @@ size_t storage_bytes(int32_t cluster_size) {
   switch (cluster_size) {
     case 1: return sizeof(SharedStorage<1, kThreads>);
     case 2: return sizeof(SharedStorage<2, kThreads>);
-    case 4: return sizeof(SharedStorage<4, kThreads>);
+    case 8: return sizeof(SharedStorage<8, kThreads>);
     default: return sizeof(SharedStorage<16, kThreads>);
   }
 }
@@ -142,9 +137,7 @@ TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, RowStar
   plan.cluster_size = choice.cluster_size;
   plan.block_threads = choice.block_threads;
   plan.thread_keys = choice.thread_keys;
-  plan.shared_bytes = static_cast<int32_t>(choice.selector == Selector::kStaged
-                                               ? staged_bytes(num_columns, top_k, starts)
-                                               : resident_bytes(choice, top_k));
+  plan.shared_bytes = held_bytes(choice, num_columns, top_k, starts);
   plan.num_blocks = num_rows * choice.cluster_size;
   return plan;
 }

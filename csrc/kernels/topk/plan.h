@@ -6,7 +6,8 @@
 namespace dsa_ops::topk_sm90 {
 
 enum class Selector {
-  kResident,  // all keys of a row in registers
+  kBinned,    // all keys of a short row in registers, counted once
+  kResident,  // all keys of a row in the registers of a cluster
   kStaged,    // all keys of a row in shared memory
   kGated,     // the logits that pass a gate in shared memory
 };
@@ -15,7 +16,7 @@ struct TopkPlan {
   Selector selector;
   int32_t cluster_size;  // blocks that share a row
   int32_t block_threads;
-  int32_t thread_keys;   // that a thread holds at most (resident, staged)
+  int32_t thread_keys;   // that a thread holds at most (not gated)
   int32_t capacity;      // candidates of a block (gated)
   int32_t window_words;  // of the bitmap that orders winners (gated), 32 positions each
   int32_t shared_bytes;  // dynamic shared memory of a block

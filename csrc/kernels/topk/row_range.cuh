@@ -11,6 +11,7 @@ struct RowRange {
   int32_t start;
   int32_t length;
 
+  RowRange() = default;
   __device__ RowRange(KernelArgs const& args, int32_t row) {
     int32_t const columns = args.num_columns;
     if (args.lengths.context_lens != nullptr) {

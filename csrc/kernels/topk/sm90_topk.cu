@@ -1,10 +1,11 @@
-// Entry point of topk: checks, plan, launch of one of three kernels; and the kernels' table.
+// Entry point of topk: checks, plan, launch of one of four kernels; and the kernels' table.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
 
 #include "dsa_ops/topk.h"
 #include "kernels/launch.h"
+#include "kernels/topk/binned/binned_topk.cuh"
 #include "kernels/topk/gated/gated_topk.cuh"
 #include "kernels/topk/kernel_args.h"
 #include "kernels/topk/launcher.h"
@@ -92,30 +93,16 @@ Status launch_kernel(Launch const& launch) {
   return cuda_status(cudaLaunchKernelEx(&config, kKernel, launch.args), kOp);
 }
 
-constexpr int kResidentThreads = 1024;
-
-template <LogitsType kType, int kClusterSize, int kKeys>
-constexpr auto kResident =
-    resident::resident_topk_kernel<kType, kClusterSize, kResidentThreads, kKeys, 1>;
 template <LogitsType kType, int kClusterSize>
 constexpr auto kGated =
     gated::gated_topk_kernel<kType, kClusterSize, gated::kThreads, gated::min_blocks(kClusterSize)>;
-
-template <LogitsType kType>
-Status launch_resident(Launch const& launch) {
-  switch (launch.plan.cluster_size) {
-    case 1: return launch_kernel<kResident<kType, 1, 8>, 1>(launch);
-    case 2: return launch_kernel<kResident<kType, 2, 16>, 2>(launch);
-    default: return launch_kernel<kResident<kType, 16, 8>, 16>(launch);
-  }
-}
 
 template <LogitsType kType>
 Status launch_gated(Launch const& launch) {
   switch (launch.plan.cluster_size) {
     case 1: return launch_kernel<kGated<kType, 1>, 1>(launch);
     case 2: return launch_kernel<kGated<kType, 2>, 2>(launch);
-    case 4: return launch_kernel<kGated<kType, 4>, 4>(launch);
+    case 8: return launch_kernel<kGated<kType, 8>, 8>(launch);
     default: return launch_kernel<kGated<kType, 16>, 16>(launch);
   }
 }
@@ -123,7 +110,10 @@ Status launch_gated(Launch const& launch) {
 template <LogitsType kType>
 Status launch_as_planned(Launch const& launch) {
   switch (launch.plan.selector) {
-    case Selector::kResident: return launch_resident<kType>(launch);
+    case Selector::kBinned: return launch_kernel<binned::binned_topk_kernel<kType>, 1>(launch);
+    case Selector::kResident: {
+      return launch_kernel<resident::resident_topk_kernel<kType>, resident::kClusterSize>(launch);
+    }
     case Selector::kStaged: return launch_kernel<staged::staged_topk_kernel<kType>, 1>(launch);
     default: return launch_gated<kType>(launch);
   }
@@ -144,11 +134,18 @@ Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
              : launch_as_planned<LogitsType::kBfloat16>(launch);
 }
 
-template <LogitsType kType, int kClusterSize, int kKeys>
+template <LogitsType kType>
+KernelEntry binned_entry(char const* tile) {
+  constexpr int kRegisters = 65536 / binned::kThreads;
+  return KernelEntry{{"binned_topk_kernel", kOp, tile, binned::kThreads, 0, kRegisters},
+                     reinterpret_cast<void const*>(&binned::binned_topk_kernel<kType>)};
+}
+
+template <LogitsType kType>
 KernelEntry resident_entry(char const* tile) {
-  constexpr int kRegisters = 65536 / kResidentThreads;
-  return KernelEntry{{"resident_topk_kernel", kOp, tile, kResidentThreads, 0, kRegisters},
-                     reinterpret_cast<void const*>(kResident<kType, kClusterSize, kKeys>)};
+  constexpr int kRegisters = 65536 / resident::kThreads;
+  return KernelEntry{{"resident_topk_kernel", kOp, tile, resident::kThreads, 0, kRegisters},
+                     reinterpret_cast<void const*>(&resident::resident_topk_kernel<kType>)};
 }
 
 template <LogitsType kType>
@@ -186,21 +183,19 @@ Status topk(TopkParams const& params, cudaStream_t stream) noexcept {
 KernelList topk_kernels() {
   using namespace topk_sm90;
   static KernelEntry const entries[] = {
-      resident_entry<LogitsType::kFloat32, 1, 8>("a float32 row of 8,192 logits"),
+      binned_entry<LogitsType::kFloat32>("a float32 row of 8,192 logits"),
       staged_entry<LogitsType::kFloat32>("a float32 row of 8,192 logits"),
-      resident_entry<LogitsType::kFloat32, 2, 16>("16,384 float32 logits of a row"),
-      resident_entry<LogitsType::kFloat32, 16, 8>("8,192 float32 logits of a row"),
+      resident_entry<LogitsType::kFloat32>("8,192 float32 logits of a row"),
       gated_entry<LogitsType::kFloat32, 1>("a float32 row"),
       gated_entry<LogitsType::kFloat32, 2>("a half of a float32 row"),
-      gated_entry<LogitsType::kFloat32, 4>("a quarter of a float32 row"),
+      gated_entry<LogitsType::kFloat32, 8>("an eighth of a float32 row"),
       gated_entry<LogitsType::kFloat32, 16>("a sixteenth of a float32 row"),
-      resident_entry<LogitsType::kBfloat16, 1, 8>("a bfloat16 row of 8,192 logits"),
+      binned_entry<LogitsType::kBfloat16>("a bfloat16 row of 8,192 logits"),
       staged_entry<LogitsType::kBfloat16>("a bfloat16 row of 8,192 logits"),
-      resident_entry<LogitsType::kBfloat16, 2, 16>("16,384 bfloat16 logits of a row"),
-      resident_entry<LogitsType::kBfloat16, 16, 8>("8,192 bfloat16 logits of a row"),
+      resident_entry<LogitsType::kBfloat16>("8,192 bfloat16 logits of a row"),
       gated_entry<LogitsType::kBfloat16, 1>("a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 2>("a half of a bfloat16 row"),
-      gated_entry<LogitsType::kBfloat16, 4>("a quarter of a bfloat16 row"),
+      gated_entry<LogitsType::kBfloat16, 8>("an eighth of a bfloat16 row"),
       gated_entry<LogitsType::kBfloat16, 16>("a sixteenth of a bfloat16 row"),
   };
   return KernelList{entries, sizeof(entries) / sizeof(entries[0])};

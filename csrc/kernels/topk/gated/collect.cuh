@@ -3,7 +3,6 @@
 #pragma once
 #include <cstdint>
 
-#include "device/ptx/copy.cuh"
 #include "kernels/topk/bins.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/candidates.cuh"
@@ -14,16 +13,15 @@
 namespace dsa_ops::topk_sm90::gated {
 
 // A thread's packets, kDepth of them in flight.
-template <LogitsType kType, int kThreads>
+template <LogitsType kType, int kThreads, int kDepth>
 struct Stream {
   using P = Packet<kType>;
   static constexpr int kBatch = kBatchLogits / P::kLogits;
-  static constexpr int kDepth = kType == LogitsType::kFloat32 ? 4 : 3;  // packets in flight
   static_assert(kDepth % kBatch == 0);
 
   uint4 packets[kDepth];
 
-  __device__ __forceinline__ explicit Stream(Slice<kType> const& slice) {
+  __device__ __forceinline__ void begin(Slice<kType> const& slice) {
 #pragma unroll
     for (int i = 0; i < kDepth; ++i) load(slice, i, threadIdx.x + i * kThreads);
   }
@@ -33,40 +31,12 @@ struct Stream {
   }
 };
 
-// Has the L2 load packets [begin, end) of the slice, by one thread.
-template <LogitsType kType>
-__device__ __forceinline__ void prefetch(Slice<kType> const& slice, int begin, int end) {
-  constexpr int kChunkPackets = 2048;
-#pragma unroll 1
-  for (int first = begin; first < end; first += kChunkPackets) {
-    ptx::bulk_prefetch_l2(slice.packet(first), 16 * min(end - first, kChunkPackets));
-  }
-}
-
-// Has the L2 load ahead while the gate is found, which takes several trips to memory: the threads'
-// packets alone would not keep it busy. The largest clusters begin at once; in others that would
-// delay the samples, and they begin when the first of those has come. By one thread.
-template <int kClusterSize, int kThreads, LogitsType kType>
-__device__ __forceinline__ void prefetch_ahead(Slice<kType> const& slice, float sample) {
-  if constexpr (kClusterSize == 1) return;
-  int const end = min(slice.num_packets, prefetch_bytes(kClusterSize) / 16);
-  if constexpr (kClusterSize > 8) {
-    prefetch(slice, 0, end);
-  } else {
-    if (slice.num_packets * 16 < kMinPrefetchedBytes / kClusterSize) return;
-    // A NaN that hardly any logit is: the branch waits for the sample.
-    constexpr int kBegin = Stream<kType, kThreads>::kDepth * kThreads;
-    if (__float_as_uint(sample) != 0xFFFFFFFFu) prefetch(slice, kBegin, end);
-  }
-}
-
 // Lists the logits of the slice that pass, as their bits. A NaN never passes.
-template <LogitsType kType, int kThreads>
+template <LogitsType kType, int kThreads, int kDepth>
 __device__ __forceinline__ void collect(CandidateStore const& store, Slice<kType> const& slice,
-                                        Stream<kType, kThreads>& stream, float gate) {
+                                        Stream<kType, kThreads, kDepth>& stream, float gate) {
   using P = Packet<kType>;
-  constexpr int kBatch = Stream<kType, kThreads>::kBatch;
-  constexpr int kDepth = Stream<kType, kThreads>::kDepth;
+  constexpr int kBatch = Stream<kType, kThreads, kDepth>::kBatch;
   int const thread = threadIdx.x;
 #pragma unroll 1
   for (int first = 0; first < slice.num_packets; first += kDepth * kThreads) {

@@ -9,8 +9,8 @@
 
 namespace dsa_ops::topk_sm90::gated {
 
-// The sample of one thread, a quad of neighbours read at once. Quads lie at a scrambled place each
-// within equal parts of the row, as a fixed distance could meet a period of the data.
+// The sample of one thread, a quad of neighbours read at once. Runs of quads lie at a scrambled
+// place each within equal parts of the row, as a fixed distance could meet a period of the data.
 template <LogitsType kType, int kThreads>
 struct Sample {
   float logits[kQuadLogits];
@@ -29,9 +29,14 @@ struct Sample {
       for (float& logit : logits) logit = no_logit();
       return;
     }
-    int const begin = static_cast<int>(static_cast<uint64_t>(quads) * threadIdx.x / kThreads);
-    int const place = __umulhi(threadIdx.x * 0x9E3779B1u, max(quads / kThreads, 1));
-    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[begin + place], logits);
+    constexpr int kRuns = kThreads / kRunQuads;
+    int const run = static_cast<int>(threadIdx.x) / kRunQuads;
+    int const runs = quads / kRunQuads;
+    int const begin = static_cast<int>(static_cast<int64_t>(runs) * run / kRuns);
+    int const place = __umulhi(run * 0x9E3779B1u, max(runs / kRuns, 1));
+    int const quad = (begin + place) * kRunQuads + static_cast<int>(threadIdx.x) % kRunQuads;
+    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[min(quad, quads - 1)],
+                               logits);
   }
 
   template <class Visit>
@@ -69,40 +74,92 @@ __device__ __forceinline__ uint32_t only_value(uint32_t (&warp_words)[2][1][kThr
   return low == high ? low : kNoKey;
 }
 
+// Bins of samples, the best sample's last: fine ones for the four powers of two below it, where the
+// gate nearly always lies, and coarse ones for all keys below those.
+class SampleBins {
+ public:
+  __device__ __forceinline__ explicit SampleBins(uint32_t best) : best_(best) {}
+
+  __device__ __forceinline__ uint32_t operator()(uint32_t key) const {
+    uint32_t const steps = (best_ - key) >> kFineShift;
+    return steps < kFineBins ? kBins - 1 - steps : key >> kCoarseShift;
+  }
+  __device__ __forceinline__ bool is_fine(uint32_t bin) const { return bin >= kBins - kFineBins; }
+  // Keys of a bin; the lowest of a fine one is a key.
+  __device__ __forceinline__ uint32_t low(uint32_t bin) const {
+    if (!is_fine(bin)) return bin << kCoarseShift;
+    return best_ - min(best_, ((kBins - bin) << kFineShift) - 1);
+  }
+  __device__ __forceinline__ uint32_t high(uint32_t bin) const {
+    if (!is_fine(bin)) return (bin << kCoarseShift) | ~(~0u << kCoarseShift);
+    return best_ - ((kBins - 1 - bin) << kFineShift);
+  }
+  __device__ __forceinline__ int shift(uint32_t bin) const {
+    return is_fine(bin) ? kFineShift : kCoarseShift;
+  }
+
+ private:
+  static constexpr uint32_t kFineBins = kBins / 2;
+  static constexpr int kFineShift = 25 - (kBinsLog2 - 1);
+  static constexpr int kCoarseShift = 32 - (kBinsLog2 - 1);
+
+  uint32_t best_;
+};
+
+// The greatest of the block's samples. One barrier.
+template <LogitsType kType, int kThreads>
+__device__ __forceinline__ uint32_t best_sample(uint32_t (&warp_words)[2][1][kThreads / 32],
+                                                Sample<kType, kThreads> const& sample) {
+  uint32_t best = kNoKey;
+  sample.visit([&](uint32_t key) { best = max(best, key); });
+  best = __reduce_max_sync(kAllLanes, best);
+  if (threadIdx.x % 32 == 0) warp_words[0][0][threadIdx.x / 32] = best;
+  __syncthreads();
+  return __reduce_max_sync(kAllLanes, warp_words[0][0][threadIdx.x % 32 % (kThreads / 32)]);
+}
+
 // The gate is the rank-th best sample, or up to a quarter of the rank below it. A crowd of equal
 // samples there puts it just above them. The rank is what k keys of the row have in the sample on
-// average and six deviations more: neighbours may resemble each other, and then count less.
-template <LogitsType kType, int kThreads>
+// average and six deviations more: neighbours may resemble each other, and then count less. The
+// caller has cleared the bins, and calls of samples_here() come when no load is in their way.
+// Barriers: the best sample; the counts; the search; the places.
+template <LogitsType kType, int kThreads, class SamplesHere>
 __device__ __forceinline__ Gate find_gate(BinStorage& shared,
                                           uint32_t (&warp_words)[2][1][kThreads / 32],
-                                          Sample<kType, kThreads> const& sample, int top_k) {
+                                          Sample<kType, kThreads> const& sample, int top_k,
+                                          SamplesHere const& samples_here) {
   float const expected = top_k * sample.density;
   float const deviation = sqrtf(expected);
   constexpr uint32_t kSamples = kThreads * kQuadLogits;
   uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 4.0f);
+  SampleBins const bin_of(best_sample(warp_words, sample));
+  samples_here();
   Gate const lowest{kWorstKey + 1, kBestKey, true};
   // Nearly all samples: no other gate would be of use.
   if (rank > kSamples / 4 * 3) return lowest;
+  sample.visit([&](uint32_t key) { atomicAdd(&shared.bins[bin_of(key)], 1u); });
+  __syncthreads();
   uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
-  auto const visit = [&](auto const& count) { sample.visit(count); };
+  find_places(shared, rank, high_rank);
+  __syncthreads();
+  Place const place = shared.low;
+  uint32_t const high = bin_of.high(shared.high.bin);
+  Bin bin{bin_of.low(place.bin), bin_of.shift(place.bin), place.rank, place.inside};
   auto const passing = [&](Bin const& bin) { return rank - bin.rank + bin.inside; };
-  auto const enough = [&](Bin const& bin) {
-    return bin.shift < 32 && passing(bin) <= rank + rank / 4;
-  };
-  bool first = true;
-  uint32_t crowd = kNoKey;  // ReLU zeros, for example: spares them the steps to a single value
-  Bin bin =
-      narrow<kThreads>(shared, Bin{0, 32, rank, kSamples}, high_rank, visit, [&](Bin const& bin) {
-        if (bin.shift == 32 || enough(bin) || !first) return enough(bin);
-        first = false;
-        crowd = only_value(warp_words, sample, bin);
-        return crowd != kNoKey;
-      });
-  if (crowd != kNoKey) bin.low = crowd;
-  uint32_t const high = shared.high.bin << (32 - kBinsLog2) | ~0u >> kBinsLog2;
+  auto const enough = [&](Bin const& bin) { return passing(bin) <= rank + rank / 4; };
+  if (!enough(bin)) {
+    // ReLU zeros, for example: spares them the steps to a single value.
+    uint32_t const crowd = only_value(warp_words, sample, bin);
+    if (crowd == kNoKey) {
+      bin =
+          narrow<kThreads>(shared, bin, 0, [&](auto const& count) { sample.visit(count); }, enough);
+    } else {
+      bin.low = crowd;
+    }
+  }
   // No NaN passes any gate: they and -inf, one key, are told apart from the rest by a gate above.
   if (bin.low <= kWorstKey) return lowest;
-  bool const above_tie = passing(bin) > rank + rank / 4;
+  bool const above_tie = !enough(bin);
   return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie};
 }
 

@@ -2,8 +2,9 @@
 //
 // A cluster of kClusterSize blocks streams one row, a contiguous slice each. A block lists the
 // logits of its slice that pass a gate, the cluster selects among the lists, and each block orders
-// and writes its own winners. No roles: a thread has 48 or 64 bytes in flight, and
-// where several blocks share a multiprocessor one row's loads overlap another's selection.
+// and writes its own winners. No roles: a thread has some packets in flight, and where several
+// blocks share a multiprocessor one row's loads overlap another's selection. The loads begin when
+// the samples are here, which would wait behind them in the memory's queues otherwise.
 //
 // Shared memory: SharedStorage, 8 bytes per candidate, the bitmap, 4 * top_k. Barriers are
 // described where they stand.
@@ -36,8 +37,8 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     list_passing(args, shared, list, own, selector);
   }
   uint32_t keys[kKeys];
-  settle<kType>(args, shared, list, selector, keys);
-  write_winners<kType, kClusterSize, kThreads>(args, shared, list, keys, selector.verdict());
+  uint32_t const count = settle<kType>(args, shared, list, selector, keys);
+  write_winners<kType, kClusterSize, kThreads>(args, shared, list, count, keys, selector.verdict());
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

@@ -39,20 +39,19 @@ struct Assignment {
 
 inline constexpr uint32_t kBeyondCapacity = ~0u;
 
-// Finds a gate and lists the logits of the slice that pass it. The caller synchronises before.
+// Finds a gate and lists the logits of the slice that pass it.
 template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
 __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& shared,
                                              Candidate* list, Assignment<kType> const& own,
                                              ClusterSelect<kClusterSize, kThreads>& selector) {
   Sample<kType, kThreads> const sample(own.logits, own.range.length);
-  Stream<kType, kThreads> stream(own.slice);  // in flight while the gate is found
   selector.prepare(args.top_k);
+  clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
   if (threadIdx.x == 0) shared.num_candidates = 0;
-  if (threadIdx.x == kThreads - 1) {
-    prefetch_ahead<kClusterSize, kThreads>(own.slice, sample.logits[0]);
-  }
-  Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k);
+  Stream<kType, kThreads, packets_in_flight(kType, kClusterSize)> stream;
+  Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
+                              [&] { stream.begin(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
   collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
@@ -60,13 +59,13 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
   __syncthreads();
 }
 
-// Selects among what is listed; `keys` are then those of the lists. If too few pass the gate, the
-// tie beneath it may fill up the lists; if that does not do, and where more pass than a list takes,
-// a block lists the best of its slice.
+// Selects among what is listed, whose number it returns; `keys` are then those of the lists. If too
+// few pass the gate, the tie beneath it may fill up the lists; if that does not do, and where more
+// pass than a list takes, a block lists the best of its slice.
 template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
-__device__ __forceinline__ void settle(KernelArgs const& args, Storage& shared, Candidate* list,
-                                       ClusterSelect<kClusterSize, kThreads>& selector,
-                                       uint32_t (&keys)[kKeys]) {
+__device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shared, Candidate* list,
+                                           ClusterSelect<kClusterSize, kThreads>& selector,
+                                           uint32_t (&keys)[kKeys]) {
   uint32_t const low = shared.gate.key;
   Interval interval{low, ~low, round_shift(shared.gate.high - low)};
   uint32_t count = shared.num_candidates;
@@ -79,7 +78,13 @@ __device__ __forceinline__ void settle(KernelArgs const& args, Storage& shared, 
       __syncthreads();
     }
     load_keys<kThreads>(keys, list, count);
-    if (selector.select(keys, interval)) return;
+    auto const visit = [&](auto const& take) {
+      visit_held<kThreads, kKeys, 2>(count, [&](int i) {
+        uint32_t const pair[2] = {keys[i], keys[i + 1]};
+        take(pair);
+      });
+    };
+    if (selector.select_visited(visit, interval)) return count;
     count = kBeyondCapacity;
     if (shared.gate.above_tie) {
       Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
@@ -93,10 +98,11 @@ __device__ __forceinline__ void settle(KernelArgs const& args, Storage& shared, 
   }
 }
 
-// Writes the block's winners to its part of the row's indices.
+// Writes the block's winners among `count` candidates to its part of the row's indices.
 template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
 __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& shared,
-                                              Candidate* list, uint32_t const (&keys)[kKeys],
+                                              Candidate* list, uint32_t count,
+                                              uint32_t const (&keys)[kKeys],
                                               Verdict const& verdict) {
   Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + opaque(args.capacity));
@@ -105,7 +111,7 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& s
   WinnerRule const rule =
       winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, own.slice.count);
   uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
-                                                  keys, rule, own.slice.count, winners);
+                                                  count, keys, rule, own.slice.count, winners);
   __syncthreads();
   int32_t* const indices = args.indices + int64_t{own.row} * args.indices_row_stride;
   uint32_t const first = first_winner(verdict);

@@ -2,25 +2,30 @@
 #pragma once
 #include <cstdint>
 
+#include "dsa_ops/topk.h"
 #include "kernels/topk/storage.h"
 
 namespace dsa_ops::topk_sm90::gated {
 
 inline constexpr int kThreads = 512;
 // Two blocks share a multiprocessor, where there may be as many.
-constexpr int min_blocks(int cluster_size) { return cluster_size <= 2 ? 2 : 1; }
+constexpr int min_blocks(int cluster_size) { return cluster_size <= 8 ? 2 : 1; }
 // Logits that a thread looks at before it takes places for those that pass.
 inline constexpr int kBatchLogits = 8;
 // A block's candidates at most; their keys are held in registers.
 constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168 : 6144; }
-// A sample is a quad of neighbouring logits per thread.
+// A sample is a quad of neighbouring logits per thread, and some threads' quads are neighbours, in
+// a line of memory: each line costs a trip, and the place in the L2 of a line that may have to be
+// written first. Microseconds with 1, 2, 4, 8 quads a run: 64 x 32K 13.7, 13.1, 12.9, 12.8; 128 x
+// 64K 23.9, 22.8, 22.9, 22.8; 256 x 128K 64.0, 63.1, 62.4, 61.9.
 inline constexpr int kQuadLogits = 4;
+inline constexpr int kRunQuads = 4;
 
-// What a block has the L2 load ahead while the gate is found: a few rows alone cannot keep the
-// memory busy then. Microseconds: 1 x 1M 18.9 against 20.5, 16 x 128K 16.3 against 16.8, 64 x 128K
-// 25.7 against 26.2; but 128 x 64K 26.8 against 24.9, hence the least size.
-constexpr int prefetch_bytes(int cluster_size) { return cluster_size > 8 ? 256 << 10 : 96 << 10; }
-inline constexpr int kMinPrefetchedBytes = 384 << 10;  // of the row, with up to 8 blocks
+// Packets of a thread in flight. A block that has a multiprocessor alone takes more: 1 x 1M 17.8
+// microseconds with 8 packets, 19.0 with 4.
+constexpr int packets_in_flight(LogitsType type, int cluster_size) {
+  return (type == LogitsType::kFloat32 ? 4 : 3) * (min_blocks(cluster_size) == 1 ? 2 : 1);
+}
 
 struct Gate {
   uint32_t key;    // this and better pass

@@ -1,4 +1,4 @@
-// Compile-time contract of the resident selection: sample, shared memory.
+// Compile-time contract of the resident selection: cluster, sample, shared memory.
 #pragma once
 #include <cstdint>
 
@@ -6,16 +6,17 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-// Of a row that several blocks share; each reads the same ones.
+inline constexpr int kClusterSize = 16;
+inline constexpr int kThreads = 512;
+inline constexpr int kThreadKeys = 16;
+// Of a row; each of its blocks reads the same ones.
 inline constexpr int kSamples = 1024;
 
-// Followed by the winners' positions. kWords: two tiles' counts each, see compact.cuh.
-template <int kClusterSize, int kThreads, int kWords>
 struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
-  uint32_t warp_sums[2][kWords][kThreads / 32];
-  int32_t first_position;  // of the first packet
+  uint32_t warp_values[2][kThreads / 32];
+  uint16_t winners[kThreads / 32][32 * kThreadKeys];  // by warp: their places in it
 };
 
 }  // namespace dsa_ops::topk_sm90::resident

@@ -1,0 +1,87 @@
+// Bins of logits' values: where the k-th best probably lies, linear and fine.
+#pragma once
+#include <cstdint>
+
+#include "device/ptx/warp.cuh"
+#include "kernels/topk/binned/traits.h"
+#include "kernels/topk/block_scan.cuh"
+
+namespace dsa_ops::topk_sm90::binned {
+
+// One value of each lane, sorted: the greatest to lane 0.
+__device__ __forceinline__ float sort_lanes(float value) {
+  int const lane = threadIdx.x % 32;
+#pragma unroll
+  for (int size = 2; size <= 32; size *= 2) {
+#pragma unroll
+    for (int stride = size / 2; stride > 0; stride /= 2) {
+      float const other = __shfl_xor_sync(kAllLanes, value, stride);
+      bool const keeps_less = ((lane & stride) != 0) == ((lane & size) == 0);
+      value = keeps_less ? fminf(value, other) : fmaxf(value, other);
+    }
+  }
+  return value;
+}
+
+// A bin for every logit, which never descends as logits ascend: equal logits share one, and NaN and
+// -inf have the first. Scale and offset are finite and the scale is normal and above zero, whatever
+// the samples.
+class BinMap {
+ public:
+  // From a sample of each lane, of a row of `length` logits whose top_k-th best is sought.
+  __device__ __forceinline__ BinMap(float sample, int top_k, int length) {
+    constexpr float kHuge = 1e37f;
+    float const sorted = sort_lanes(fminf(fmaxf(sample, -kHuge), kHuge));
+    float const share = __fdividef(top_k, length);
+    float const expected = 32.0f * share;
+    float const margin = 3.5f * __fsqrt_rn(expected * (1.0f - share)) + 1.0f;
+    int const low_rank = static_cast<int>(expected + margin);
+    int const high_rank = static_cast<int>(expected - margin) - 1;
+    float low = __shfl_sync(kAllLanes, sorted, min(low_rank, 31));
+    float high = __shfl_sync(kAllLanes, sorted, max(high_rank, 0));
+    float const beyond =
+        0.5f * (__shfl_sync(kAllLanes, sorted, 0) - __shfl_sync(kAllLanes, sorted, 31));
+    if (low_rank > 31) low -= beyond;
+    if (high_rank < 0) high += beyond;
+    // A width of nothing: all these samples are equal, which then have a bin of their own.
+    float const least = fmaxf(1e-30f, 1e-6f * fmaxf(fabsf(low), fabsf(high)));
+    scale_ = __fdividef(1.0f, fmaxf(high - low, least));
+    offset_ = fmaf(-low, scale_, 1.0f / 64);
+  }
+  // The bits of 2^23 and the bin.
+  __device__ __forceinline__ uint32_t operator()(float logit) const {
+    float const place = __saturatef(fmaf(logit, scale_, offset_));
+    return __float_as_uint(fmaf(place, static_cast<float>(kValueBins - 1), 8388608.0f));
+  }
+  static constexpr uint32_t kFirstBin = 0x4B000000u;
+
+ private:
+  float scale_;
+  float offset_;
+};
+
+// By one warp: the bin of the rank-th best of the counted values, of which there are as many.
+__device__ __forceinline__ Place find_bin(uint32_t const* bins, uint32_t rank) {
+  constexpr int kLaneBins = kValueBins / 32;
+  constexpr int kLaneQuads = kLaneBins / 4;
+  int const lane = threadIdx.x % 32;
+  uint4 const* const own = reinterpret_cast<uint4 const*>(bins) + (31 - lane) * kLaneQuads;
+  uint32_t sum = 0;
+#pragma unroll
+  for (int i = 0; i < kLaneQuads; ++i) {
+    uint4 const quad = own[(i + lane) % kLaneQuads];  // spreads the lanes over the banks
+    sum += quad.x + quad.y + quad.z + quad.w;
+  }
+  uint32_t const reached = ptx::warp_inclusive_sum(sum, lane);
+  int const owner = __ffs(__ballot_sync(kAllLanes, reached >= rank)) - 1;
+  uint32_t const above = __shfl_sync(kAllLanes, reached - sum, owner);
+  int const best = (32 - owner) * kLaneBins - 1;
+  uint32_t const count = bins[best - lane];
+  uint32_t const counted = above + ptx::warp_inclusive_sum(count, lane);
+  int const step = __ffs(__ballot_sync(kAllLanes, counted >= rank)) - 1;
+  uint32_t const before = __shfl_sync(kAllLanes, counted - count, step);
+  return Place{static_cast<uint32_t>(best - step), rank - before,
+               __shfl_sync(kAllLanes, count, step)};
+}
+
+}  // namespace dsa_ops::topk_sm90::binned

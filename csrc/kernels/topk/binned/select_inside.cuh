@@ -1,0 +1,65 @@
+// Which keys of one bin win.
+#pragma once
+#include <cstdint>
+
+#include "kernels/topk/binned/traits.h"
+#include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/keys.cuh"
+#include "kernels/topk/tile_ranks.cuh"
+
+namespace dsa_ops::topk_sm90::binned {
+
+// Calls wins(index) for those of this thread's `own` keys, listed from `first` on, that are among
+// the best of all that are listed.
+template <class Wins>
+__device__ __forceinline__ void rank_listed(SharedStorage const& shared, Place const& place,
+                                            uint32_t first, uint32_t own, Wins const& wins) {
+#pragma unroll 1
+  for (uint32_t i = first; i < first + own; ++i) {
+    Listed const mine = shared.listed[i];
+    uint32_t before = 0;
+#pragma unroll 4
+    for (uint32_t j = 0; j < place.inside; ++j) {
+      Listed const other = shared.listed[j];
+      bool const tie_before = other.key == mine.key && other.index < mine.index;
+      before += other.key > mine.key || tie_before ? 1 : 0;
+    }
+    if (before < place.rank) wins(mine.index);
+  }
+}
+
+// Bits of the `rank` best keys of the block, of any number; kNoKey is none. Barriers: the extreme
+// keys; those of the selection and of the ties.
+template <class Ranks>
+__device__ __forceinline__ uint32_t select_any(SharedStorage& shared,
+                                               uint32_t const (&keys)[kThreadKeys], uint32_t rank) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  uint32_t lowest = ~0u;
+  uint32_t highest = 0;
+#pragma unroll
+  for (int i = 0; i < kThreadKeys; ++i) {
+    lowest = min(lowest, keys[i] - 1);  // kNoKey becomes the greatest
+    highest = max(highest, keys[i]);
+  }
+  lowest = __reduce_min_sync(kAllLanes, lowest);
+  highest = __reduce_max_sync(kAllLanes, highest);
+  if (lane == 0) {
+    shared.lowest[warp] = lowest;
+    shared.highest[warp] = highest;
+  }
+  ClusterSelect<1, kThreads> selector(shared.select, static_cast<int>(rank));
+  __syncthreads();
+  lowest = __reduce_min_sync(kAllLanes, shared.lowest[lane % kWarps]) + 1;
+  highest = __reduce_max_sync(kAllLanes, shared.highest[lane % kWarps]);
+  Verdict verdict{lowest, rank, 0, 0, false};  // if all are equal
+  if (lowest != highest) {
+    uint32_t const range = highest - lowest;
+    Interval interval{lowest, range, round_shift(range)};
+    selector.select(keys, interval);
+    verdict = selector.verdict();
+  }
+  return winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
+}
+
+}  // namespace dsa_ops::topk_sm90::binned

@@ -1,0 +1,32 @@
+// Compile-time contract of the binned selection: block shape, bins, shared memory.
+#pragma once
+#include <cstdint>
+
+#include "kernels/topk/storage.h"
+
+namespace dsa_ops::topk_sm90::binned {
+
+inline constexpr int kThreads = 512;
+inline constexpr int kWarps = kThreads / 32;
+inline constexpr int kThreadKeys = 16;
+inline constexpr int kValueBins = 1024;
+inline constexpr int kListedKeys = 64;
+
+struct Listed {
+  uint32_t key;
+  int32_t index;  // in the slice
+};
+
+struct alignas(128) SharedStorage {
+  uint32_t bins[kValueBins];
+  Listed listed[kListedKeys];
+  Place place;
+  uint32_t num_listed;
+  uint32_t warp_values[2][kWarps];
+  uint32_t lowest[kWarps];
+  uint32_t highest[kWarps];
+  uint16_t winners[kWarps][32 * kThreadKeys];  // by warp: their places in it
+  SelectStorage<1> select;
+};
+
+}  // namespace dsa_ops::topk_sm90::binned

@@ -1,0 +1,108 @@
+// The winners among keys that threads hold, in ascending order: every warp ranks and writes its
+// own.
+#pragma once
+#include <cstdint>
+
+#include "device/ptx/warp.cuh"
+#include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/cluster_select.cuh"
+#include "kernels/topk/row_range.cuh"
+
+namespace dsa_ops::topk_sm90 {
+
+// Ranks, in a warp, of the bits of its lanes' masks. Bit tile * kLogits + i is key i of the lane's
+// packet in a tile; positions ascend by tile, lane and i. Counts of all tiles share a word.
+template <int kLogits, int kTiles>
+struct TileRanks {
+  static constexpr int kTileLogits = kLogits;  // of a lane
+  static constexpr int kField = 32 / kTiles;
+  static constexpr uint32_t kFieldMask = ~0u >> (32 - kField);
+  static_assert(kTiles == 1 || 32 * kLogits < 1 << kField, "A tile's count fits its field.");
+
+  uint32_t before;  // in lower lanes
+  uint32_t sums;    // of the warp
+
+  __device__ __forceinline__ explicit TileRanks(uint32_t mask) {
+    constexpr uint32_t kTileMask = (1u << kLogits) - 1;
+    uint32_t own = 0;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) own += __popc(mask >> i * kLogits & kTileMask) << i * kField;
+    uint32_t const inclusive = ptx::warp_inclusive_sum(own, static_cast<int>(threadIdx.x % 32));
+    before = inclusive - own;
+    sums = __shfl_sync(kAllLanes, inclusive, 31);
+  }
+  __device__ __forceinline__ uint32_t total() const {
+    uint32_t total = 0;
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) total += sums >> i * kField & kFieldMask;
+    return total;
+  }
+  // Calls take(bit, rank) for the set bits of the mask.
+  template <class Take>
+  __device__ __forceinline__ void visit(uint32_t mask, Take const& take) const {
+    uint32_t tile_first = 0;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      uint32_t rank = tile_first + (before >> tile * kField & kFieldMask);
+      tile_first += sums >> tile * kField & kFieldMask;
+#pragma unroll
+      for (int i = 0; i < kLogits; ++i) {
+        int const bit = tile * kLogits + i;
+        if (mask >> bit & 1) take(bit, rank++);
+      }
+    }
+  }
+};
+
+// The sum of the lower warps' values. One barrier.
+template <int kThreads>
+__device__ __forceinline__ uint32_t sum_of_lower_warps(uint32_t (&warp_values)[kThreads / 32],
+                                                       uint32_t value) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  if (lane == 0) warp_values[warp] = value;
+  __syncthreads();
+  return __reduce_add_sync(kAllLanes, lane < warp ? warp_values[lane] : 0);
+}
+
+// Bits of the keys that win. One barrier if ties have to be told apart, else none.
+template <class Ranks, int kThreads, int kKeys>
+__device__ __forceinline__ uint32_t winner_mask(uint32_t (&warp_values)[kThreads / 32],
+                                                uint32_t const (&keys)[kKeys],
+                                                Verdict const& verdict) {
+  uint32_t const threshold = verdict.threshold;
+  uint32_t mask = 0;
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) mask |= keys[i] >= threshold ? 1u << i : 0;
+  if (verdict.settled) return mask;
+  uint32_t ties = 0;
+#pragma unroll
+  for (int i = 0; i < kKeys; ++i) ties |= keys[i] == threshold ? 1u << i : 0;
+  uint32_t const wanted = verdict.ties - min(verdict.ties, verdict.equal_before);
+  Ranks const ranks(ties);
+  uint32_t const first = sum_of_lower_warps<kThreads>(warp_values, ranks.total());
+  ranks.visit(ties, [&](int bit, uint32_t rank) {
+    if (first + rank >= wanted) mask ^= 1u << bit;
+  });
+  return mask;
+}
+
+// Writes what the bits of the warps' masks stand for, in order, from indices[0] on; bit 0 of lane 0
+// is at `warp_position`. One barrier.
+template <class Ranks, int kThreads, class Storage>
+__device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, int warp_position,
+                                              SlotMap const& slot, int32_t* indices) {
+  constexpr int kLogits = Ranks::kTileLogits;
+  int const lane = threadIdx.x % 32;
+  uint16_t* const winners = shared.winners[threadIdx.x / 32];
+  Ranks const ranks(mask);
+  ranks.visit(mask, [&](int bit, uint32_t rank) {
+    winners[rank] = (bit / kLogits * 32 + lane) * kLogits + bit % kLogits;
+  });
+  uint32_t const count = ranks.total();
+  indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], count);
+#pragma unroll 4
+  for (uint32_t i = lane; i < count; i += 32) indices[i] = slot(warp_position + winners[i]);
+}
+
+}  // namespace dsa_ops::topk_sm90
