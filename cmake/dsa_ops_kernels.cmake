@@ -30,6 +30,9 @@ set(DSA_OPS_SOURCES
   topk/fused/scoring.cu
   topk/fused/selection.cu
   topk/indexer_topk.cpp
+  topk/listed/listed_topk.cpp
+  topk/listed/listing.cu
+  topk/listed/selection.cu
   topk/plan.cpp
   topk/row_lengths.cu
   topk/sm90_topk.cu)

@@ -64,6 +64,7 @@ KernelList caches_kernels();
 KernelList indexer_kernels();
 KernelList topk_kernels();
 KernelList fused_topk_kernels();
+KernelList listed_topk_kernels();
 KernelList sparse_mla_kernels();
 
 }  // namespace dsa_ops

@@ -144,6 +144,7 @@ py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top
   result["head_tiles"] = plan.head_tiles;
   result["num_splits"] = plan.num_splits;
   result["blocks_per_split"] = plan.blocks_per_split;
+  result["through_scratch"] = plan.through_scratch;
   return result;
 }
 

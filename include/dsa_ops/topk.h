@@ -59,7 +59,8 @@ DSA_OPS_API Status indexer_topk(IndexerTopkParams const& params, cudaStream_t st
 // topk(paged_indexer_logits(...)), likewise; row_to_request and num_requests are ignored too. Slots
 // come through selection.block_table, which may be that of `scoring`. Rows not longer than top_k
 // are not scored. num_sms and pdl hold as for indexer_topk; the kernels of a call overlap by
-// programmatic dependent launch either way.
+// programmatic dependent launch either way. The workspace is at most 90 MB and a length per row, or
+// what the logits of a single row take.
 struct PagedIndexerTopkParams {
   PagedIndexerLogitsParams scoring;
   TopkParams selection;

@@ -49,10 +49,17 @@ def test_a_cache_of_more_than_two_to_the_31_bytes(filled: Callable[[int, int], T
 
 
 # On 132 multiprocessors both batches of a pair are cut the same way: 8 splits in a cluster, 6 and 2
-# through scratch, and no splits.
-@pytest.mark.parametrize(("few", "many"), [(2, 3), (10, 11), (32, 33), (140, 200)])
-def test_a_row_does_not_depend_on_its_batch(few: int, many: int) -> None:
-    q, cache, indices = queries(many, 128), filled_mla_cache(100, 64), selection(many, 2048, 6400)
+# through scratch, and no splits; of 16 heads 4 splits through scratch, 2 in a cluster, and none.
+@pytest.mark.parametrize(
+    ("num_heads", "few", "many"),
+    [
+        *[(128, 2, 3), (128, 10, 11), (128, 32, 33), (128, 140, 200)],
+        *[(16, 32, 33), (16, 60, 64), (16, 100, 140)],
+    ],
+)
+def test_a_row_does_not_depend_on_its_batch(num_heads: int, few: int, many: int) -> None:
+    q, cache = queries(many, num_heads), filled_mla_cache(100, 64)
+    indices = selection(many, 2048, 6400)
     whole = dsa_ops.sparse_mla_decode(q, cache, indices, SCALE)
     part = dsa_ops.sparse_mla_decode(q[:few], cache, indices[:few], SCALE)
     assert all(same_bits(a, b[:few]) for a, b in zip(part, whole, strict=True))

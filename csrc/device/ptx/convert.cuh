@@ -10,6 +10,19 @@ __device__ __forceinline__ uint32_t pack_f16(float low, float high) {
   return packed;
 }
 
+// Towards zero, as bits.
+__device__ __forceinline__ uint32_t truncate_f16(float x) {
+  uint16_t bits;
+  asm("cvt.rz.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+  return bits;
+}
+
+__device__ __forceinline__ float f16_to_float(uint32_t bits) {
+  float x;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(static_cast<uint16_t>(bits)));
+  return x;
+}
+
 __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   uint32_t packed;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
@@ -45,6 +58,12 @@ __device__ __forceinline__ uint32_t multiply_f16(uint32_t a, uint32_t b) {
 // 2^exponent, exponent from -126 to 127.
 __device__ __forceinline__ float power_of_two(int exponent) {
   return __int_as_float((exponent + 127) << 23);
+}
+
+__device__ __forceinline__ float log2_approx(float x) {
+  float result;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
 }
 
 // 2^x, subnormal results as zero.

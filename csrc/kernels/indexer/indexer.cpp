@@ -76,38 +76,46 @@ Status launch_scoring(PagedIndexerLogitsParams const& p, int32_t unscored_length
                       cudaStream_t stream, char const* op) {
   Status status = check_arguments(p, op);
   if (!status.ok() || p.batch * p.next_n == 0 || p.max_context_len == 0) return status;
-  DeviceProperties device;
-  status = current_device(&device, op);
+  PagedPlan plan;
+  PagedArgs args;
+  status = prepare_pages(p, unscored_length, &plan, &args, op);
   if (!status.ok()) return status;
-
-  // A limit holds only where a multiprocessor has one block at a time.
-  bool const alone = p.num_sms != 0;
-  PagedPlan const plan =
-      plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n), p.num_heads,
-                 static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms), alone);
-  PagedArgs args{};
-  status = encode_maps(p, plan.tile_rows, &args, op);
-  if (!status.ok()) return status;
-
-  args.index_cache = static_cast<uint8_t const*>(p.index_cache);
-  args.page_stride_bytes = p.page_stride_bytes;
-  args.num_pages = p.num_pages;
-  args.weights = p.weights;
-  args.weights_row_stride = p.weights_row_stride;
-  args.lengths = row_lengths_of(p);
-  args.block_table = p.block_table;
-  args.block_table_stride = p.block_table_stride;
-  args.logits = p.logits;
-  args.logits_row_stride = p.logits_row_stride;
-  args.tiles_per_request = plan.tiles_per_request;
-  args.row_tiles = plan.row_tiles;
-  args.max_context_len = static_cast<int32_t>(p.max_context_len);
-  args.unscored_length = unscored_length;
   args.fill = fill;
-  return launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl, alone}, stream);
+  return launch_paged(args, p.num_heads, plan.tile_rows, {plan.grid, p.pdl, p.num_sms != 0},
+                      stream);
 }
 
 }  // namespace
+
+Status prepare_pages(PagedIndexerLogitsParams const& p, int32_t unscored_length, PagedPlan* plan,
+                     PagedArgs* args, char const* op) noexcept {
+  DeviceProperties device;
+  Status status = current_device(&device, op);
+  if (!status.ok()) return status;
+  // A limit holds only where a multiprocessor has one block at a time.
+  *plan = plan_paged(static_cast<int32_t>(p.batch), static_cast<int32_t>(p.next_n), p.num_heads,
+                     static_cast<int32_t>(p.max_context_len), block_limit(device, p.num_sms),
+                     p.num_sms != 0);
+  *args = PagedArgs{};
+  status = encode_maps(p, plan->tile_rows, args, op);
+  if (!status.ok()) return status;
+
+  args->index_cache = static_cast<uint8_t const*>(p.index_cache);
+  args->page_stride_bytes = p.page_stride_bytes;
+  args->num_pages = p.num_pages;
+  args->weights = p.weights;
+  args->weights_row_stride = p.weights_row_stride;
+  args->lengths = row_lengths_of(p);
+  args->block_table = p.block_table;
+  args->block_table_stride = p.block_table_stride;
+  args->logits = p.logits;
+  args->logits_row_stride = p.logits_row_stride;
+  args->tiles_per_request = plan->tiles_per_request;
+  args->row_tiles = plan->row_tiles;
+  args->max_context_len = static_cast<int32_t>(p.max_context_len);
+  args->unscored_length = unscored_length;
+  return Status{};
+}
 
 Status score_rows(IndexerLogitsParams const& p, int32_t unscored_length, cudaStream_t stream,
                   char const* op) noexcept {

@@ -24,6 +24,10 @@ Status launch_paged(PagedArgs const& args, int32_t num_heads, int32_t tile_rows,
                     LaunchShape const& shape, cudaStream_t stream) noexcept;
 KernelList paged_kernels();
 
+// Plan and arguments of a paged call that scores at least one key.
+Status prepare_pages(PagedIndexerLogitsParams const& params, int32_t unscored_length,
+                     PagedPlan* plan, PagedArgs* args, char const* op) noexcept;
+
 // indexer_logits for a selection: rows of up to `unscored_length` keys, which win as a whole, get
 // no logits.
 Status score_rows(IndexerLogitsParams const& params, int32_t unscored_length, cudaStream_t stream,

@@ -85,7 +85,17 @@ __device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int
   }
 }
 
-template <class Tile>
+// The order in which a row tile's pages are scored: a place count() of them, page(place) at each,
+// which may lie past the last page.
+struct PagesInOrder {
+  int32_t pages;
+
+  __device__ __forceinline__ explicit PagesInOrder(int32_t row_pages) : pages(row_pages) {}
+  __device__ __forceinline__ int32_t count() const { return pages; }
+  __device__ __forceinline__ int32_t page(int32_t place) const { return place; }
+};
+
+template <class Tile, class Order = PagesInOrder>
 class PagedProducer {
   using Block = PagedBlock<Tile>;
 
@@ -102,9 +112,11 @@ class PagedProducer {
     }
     ptx::wait_for_prior_kernels();
     first_pages_ = pages_of<Tile>(args_, lane_);
-    int32_t total = first_pages_;
+    int32_t total = Order(first_pages_).count();
 #pragma unroll 4
-    for (int32_t i = lane_ + 32; i < args_.row_tiles; i += 32) total += pages_of<Tile>(args_, i);
+    for (int32_t i = lane_ + 32; i < args_.row_tiles; i += 32) {
+      total += Order(pages_of<Tile>(args_, i)).count();
+    }
     total_ = __reduce_add_sync(~0u, total);
     page_policy_ = ptx::evict_first_policy();
   }
@@ -121,7 +133,8 @@ class PagedProducer {
 
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
-      int32_t const pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
+      int32_t const row_pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
+      int32_t const pages = Order(row_pages).count();
       int32_t const sum = ptx::warp_inclusive_sum(pages, lane_);
       int32_t const tile_begin = before + sum - pages;
       int32_t const page_begin = max(begin - tile_begin, 0);
@@ -131,24 +144,38 @@ class PagedProducer {
       while (in_share != 0) {
         int const i = __ffs(in_share) - 1;
         in_share &= in_share - 1;
-        produce_piece(first + i, __shfl_sync(~0u, page_begin, i), __shfl_sync(~0u, page_end, i));
+        produce_piece(first + i, Order(__shfl_sync(~0u, row_pages, i)),
+                      __shfl_sync(~0u, page_begin, i), __shfl_sync(~0u, page_end, i));
       }
       before += __shfl_sync(~0u, sum, 31);
     }
     finish();
   }
 
+  // In place of plan and run: one of `parts` equal parts of a row tile, each of a page or more.
+  __device__ void run_part(int32_t row_tile, int32_t part, int32_t parts) {
+    page_policy_ = ptx::evict_first_policy();
+    Order const order(pages_of<Tile>(args_, row_tile));
+    int32_t const places = order.count();
+    produce_piece(row_tile, order, places * part / parts, places * (part + 1) / parts);
+    finish();
+  }
+
  private:
-  __device__ void produce_piece(int32_t row_tile, int32_t page_begin, int32_t page_end) {
+  __device__ void produce_piece(int32_t row_tile, Order const& order, int32_t page_begin,
+                                int32_t page_end) {
     TileRows const rows = tile_rows<Tile>(args_, row_tile);
     // The first page waits for its id alone: ids load before everything else, a group ahead.
     int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
-    int32_t next_page = page_begin + lane_ < page_end ? __ldg(table + page_begin + lane_) : -1;
+    auto const page_id = [&](int32_t place) {
+      int32_t const page = order.page(place);
+      return place < page_end && page < order.pages ? __ldg(table + page) : -1;
+    };
+    int32_t next_page = page_id(page_begin + lane_);
     send_piece(rows, page_begin, page_end);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
-      int32_t const next = group + 32 + lane_;
-      next_page = next < page_end ? __ldg(table + next) : -1;
+      next_page = page_id(group + 32 + lane_);
       int32_t const group_pages = min(page_end - group, 32);
 #pragma unroll 1
       for (int32_t i = 0; i < group_pages; i += Block::kWarpgroups) produce_stage(lane_page, i);

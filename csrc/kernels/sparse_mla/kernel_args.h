@@ -30,9 +30,11 @@ struct KernelArgs {
   int32_t num_splits;
   int32_t blocks_per_split;
   float score_scale_log2;  // sm_scale * log2(e)
+  uint32_t num_tiles;      // FP8 cache: rows times head tiles
+  bool limits_copies;      // FP8 cache: fewer tokens under way than there is room for
   // FP8 cache, parts that a second kernel joins: [row tiles, splits, heads of a tile] times 512
-  // values, and reference and sum.
-  float4* part_values;
+  // values in f16, and reference and sum.
+  uint2* part_values;
   float2* part_sums;
   int64_t num_rows;
   int32_t pack_rows;      // 1: no packs (always with an FP8 cache)

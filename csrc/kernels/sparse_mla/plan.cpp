@@ -23,34 +23,34 @@ struct Fp8Shape {
 // Measured on an H100 (2026-11-22), as are the clocks below.
 constexpr Fp8Shape kFp8Shapes[] = {
     {8, 2000, 500}, {16, 2200, 1000}, {32, 2900, 2000}, {64, 4000, 4000}};
-constexpr int kScratchTileHeads = 64;  // whose splits are no cluster
+constexpr int kMaxClusterHeads = 32;  // of a tile whose splits can be a cluster
 constexpr int kMaxFp8Splits = 16;
 constexpr int kPushClocks = 1500;  // of a cluster, and
 constexpr int kPushBytesPerClock = 14;
-constexpr int kJoinKernelClocks = 8000;
+constexpr int kJoinKernelClocks = 8000;  // of scratch, and
+constexpr int kScratchBytesPerClock = 16;
 
 bool is_power_of_two(int value) { return (value & (value - 1)) == 0; }
 
 // Blocks or clusters that run at a time. Multiprocessors come in groups that a cluster cannot
 // straddle: from three blocks on some are left over.
-int64_t fp8_capacity(Fp8Shape const& shape, int num_splits, int32_t num_sms) {
-  bool const straddles = num_splits <= 2 || shape.tile_heads == kScratchTileHeads;
+int64_t fp8_capacity(bool through_scratch, int num_splits, int32_t num_sms) {
+  bool const straddles = num_splits <= 2 || through_scratch;
   int64_t const usable = straddles ? num_sms : int64_t{num_sms} * 7 / 8;
   return std::max<int64_t>(1, usable / num_splits);
 }
 
-int64_t join_clocks(Fp8Shape const& shape, int num_splits) {
+int64_t join_clocks(Fp8Shape const& shape, bool through_scratch, int num_splits) {
   if (num_splits == 1) return 0;
-  if (shape.tile_heads == kScratchTileHeads) return kJoinKernelClocks;
-  int64_t const bytes = int64_t{shape.tile_heads} * 512 * 4 * (num_splits - 1) / num_splits;
-  return kPushClocks + bytes / kPushBytesPerClock;
+  int64_t const part_bytes = int64_t{shape.tile_heads} * 512 * 2;
+  if (through_scratch) return kJoinKernelClocks + part_bytes / kScratchBytesPerClock;
+  return kPushClocks + part_bytes * (num_splits - 1) / num_splits / kPushBytesPerClock;
 }
 
-int64_t fp8_clocks(Fp8Shape const& shape, int num_splits, int64_t row_tiles, int64_t blocks,
-                   int32_t num_sms) {
-  int64_t const waves = ceil_div(row_tiles, fp8_capacity(shape, num_splits, num_sms));
-  return waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks +
-                  join_clocks(shape, num_splits));
+bool can_split(Fp8Shape const& shape, bool through_scratch, int num_splits, int64_t blocks) {
+  if (num_splits == 1) return !through_scratch;
+  if (num_splits > blocks) return false;
+  return through_scratch || (shape.tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits));
 }
 
 }  // namespace
@@ -60,16 +60,20 @@ SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t n
   SplitPlan best = {};
   int64_t best_clocks = INT64_MAX;
   for (Fp8Shape const& shape : kFp8Shapes) {
-    int64_t const head_tiles = ceil_div(num_heads, shape.tile_heads);
-    for (int num_splits = 1; num_splits <= kMaxFp8Splits; ++num_splits) {
-      if (!is_power_of_two(num_splits) && shape.tile_heads != kScratchTileHeads) continue;
-      bool const fits = num_rows * head_tiles <= fp8_capacity(shape, num_splits, num_sms);
-      if (num_splits > 1 && (num_splits > blocks || !fits)) break;
-      int64_t const clocks = fp8_clocks(shape, num_splits, num_rows * head_tiles, blocks, num_sms);
+    int64_t const row_tiles = num_rows * ceil_div(num_heads, shape.tile_heads);
+    for (int choice = 0; choice < 2 * kMaxFp8Splits; ++choice) {
+      int const num_splits = choice / 2 + 1;
+      bool const through_scratch = choice % 2 == 1;
+      if (!can_split(shape, through_scratch, num_splits, blocks)) continue;
+      int64_t const waves = ceil_div(row_tiles, fp8_capacity(through_scratch, num_splits, num_sms));
+      if (num_splits > 1 && waves > 1) continue;
+      int64_t const clocks =
+          waves * (ceil_div(blocks, num_splits) * shape.block_clocks + shape.fixed_clocks +
+                   join_clocks(shape, through_scratch, num_splits));
       if (clocks >= best_clocks) continue;
       best_clocks = clocks;
-      best = {shape.tile_heads, static_cast<int>(head_tiles), num_splits,
-              static_cast<int>(ceil_div(blocks, num_splits))};
+      best = {shape.tile_heads, static_cast<int>(ceil_div(num_heads, shape.tile_heads)), num_splits,
+              static_cast<int>(ceil_div(blocks, num_splits)), through_scratch};
     }
     if (shape.tile_heads >= num_heads) break;
   }
@@ -77,18 +81,20 @@ SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t n
 }
 
 PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows) {
-  if (plan.num_splits == 1 || plan.tile_heads != kScratchTileHeads) return {0, 0};
-  size_t const parts = static_cast<size_t>(num_rows) * plan.head_tiles * plan.num_splits;
-  return {parts * kScratchTileHeads * 512 * sizeof(float),
-          parts * kScratchTileHeads * 2 * sizeof(float)};
+  if (!plan.through_scratch) return {0, 0};
+  size_t const heads = static_cast<size_t>(num_rows) * plan.head_tiles * plan.num_splits *
+                       static_cast<size_t>(plan.tile_heads);
+  return {heads * 512 * sizeof(uint16_t), heads * 2 * sizeof(float)};
 }
 
-bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms) {
-  return num_rows * plan.head_tiles * plan.num_splits <= num_sms;
+bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows) {
+  constexpr int kStages = 4;
+  constexpr int64_t kMaxBlocks = 128;  // of 64 tokens, 42 KB: 5 MB
+  return num_rows * plan.num_splits * std::min(plan.blocks_per_split, kStages) > kMaxBlocks;
 }
 
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
-  SplitPlan plan;
+  SplitPlan plan = {};
   plan.tile_heads = kTileHeads;
   plan.head_tiles = static_cast<int>(ceil_div(num_heads, plan.tile_heads));
   int64_t const blocks = blocks_of(top_k);

@@ -14,10 +14,11 @@ struct SplitPlan {
   int head_tiles;        // of them per row
   int num_splits;        // parts of an index list, each its own thread block
   int blocks_per_split;  // of 64 tokens
+  bool through_scratch;  // FP8 cache: parts are joined by a second kernel, not within a cluster
 };
 
 // FP8 cache: tiles of 8, 16, 32 or 64 heads; 1, 2, 4, 8 or 16 splits, which form a cluster and join
-// their parts themselves, or, with tiles of 64 heads, up to 16, which go through scratch. Of what
+// their parts themselves (not with tiles of 64 heads), or up to 16 that go through scratch. Of what
 // fits the device at once, or is not split, the pair that should take the least time.
 SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 
@@ -29,9 +30,9 @@ struct PartBytes {
 };
 PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows);
 
-// Whether the whole launch runs at a time, so that a token that two head tiles read is read by both
-// within a short time, and hardly any a third time.
-bool fp8_reads_once(SplitPlan const& plan, int64_t num_rows, int32_t num_sms);
+// Whether copies that fill all stages of all thread blocks would hold so much of the L2 that they
+// displace written lines, which costs memory the time to write them.
+bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows);
 
 // bf16 cache: tiles of 64 heads, splits of whole pairs of blocks. No split once rows * head_tiles
 // fills the device; below that as many as fill it once.

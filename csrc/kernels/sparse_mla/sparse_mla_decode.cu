@@ -74,10 +74,11 @@ Status decode_fp8(SparseMlaDecodeParams const& params, int num_sms, char const* 
   PartBytes const parts = fp8_part_bytes(plan, params.num_rows);
   if (Status status = check_workspace(params, parts.total(), op); !status.ok()) return status;
   KernelArgs args = kernel_args(params, plan);
-  args.part_values = static_cast<float4*>(params.workspace);
+  args.part_values = static_cast<uint2*>(params.workspace);
   args.part_sums = reinterpret_cast<float2*>(static_cast<char*>(params.workspace) + parts.values);
-  bool const reads_once = fp8_reads_once(plan, params.num_rows, num_sms);
-  return fp8::launch(args, params.num_rows, plan.tile_heads, reads_once, op, stream);
+  args.limits_copies = fp8_limits_copies(plan, params.num_rows);
+  return fp8::launch(args, params.num_rows, plan.tile_heads, plan.through_scratch, num_sms, op,
+                     stream);
 }
 
 Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const* op,

@@ -10,6 +10,8 @@
 #include "kernels/launch.h"
 #include "kernels/topk/fused/launcher.h"
 #include "kernels/topk/launcher.h"
+#include "kernels/topk/listed/launcher.h"
+#include "kernels/topk/listed/plan.h"
 #include "kernels/topk/row_lengths.h"
 
 namespace dsa_ops {
@@ -179,7 +181,9 @@ Status indexer_topk(IndexerTopkParams const& p, cudaStream_t stream) noexcept {
 
 size_t paged_indexer_topk_workspace_bytes(int64_t num_rows, int64_t max_context_len) noexcept {
   if (num_rows <= 0) return 0;
-  return static_cast<size_t>(lengths_bytes(num_rows) + logits_bytes(num_rows, max_context_len));
+  int64_t const listed_rows = std::min(num_rows, rows_per_chunk(max_context_len));
+  return static_cast<size_t>(lengths_bytes(num_rows) + logits_bytes(num_rows, max_context_len) +
+                             topk_sm90::listed::workspace_bytes(listed_rows, max_context_len));
 }
 
 Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) noexcept {
@@ -199,6 +203,7 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
   int32_t* lengths = static_cast<int32_t*>(p.workspace);
   float* logits =
       reinterpret_cast<float*>(static_cast<uint8_t*>(p.workspace) + lengths_bytes(num_rows));
+  uint8_t* lists = reinterpret_cast<uint8_t*>(logits) + logits_bytes(num_rows, columns);
   // Lengths of whole requests are read where they are. A part of a request has its own in an array.
   bool const splits = scoring.next_n > rows_per_chunk(columns);
   if (splits) {
@@ -206,7 +211,11 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
                                             static_cast<int32_t>(num_rows), lengths, stream, kOp);
     if (!status.ok()) return status;
   }
-  return for_each_chunk(num_rows, scoring.next_n, rows_per_chunk(columns), [&](Chunk const& chunk) {
+  int64_t const max_rows = rows_per_chunk(columns);
+  bool const listed = scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
+                                                  std::min(num_rows, max_rows), scoring.next_n,
+                                                  columns, p.selection.top_k, device.num_sms);
+  return for_each_chunk(num_rows, scoring.next_n, max_rows, [&](Chunk const& chunk) {
     PagedIndexerLogitsParams score = scoring;
     score.q = static_cast<uint8_t const*>(scoring.q) + chunk.request * scoring.q_batch_stride +
               chunk.token * scoring.q_token_stride;
@@ -225,13 +234,15 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
     score.logits_row_stride = row_stride(columns);
     // Only the first kernel of all may overlap what comes before: the logits are written anew.
     score.pdl = scoring.pdl && chunk.first == 0 && !splits;
-    Status const scored = indexer::score_pages(score, p.selection.top_k, stream, kOp);
-    if (!scored.ok()) return scored;
-
     TopkParams select = select_chunk(p.selection, chunk, logits, columns);
     select.row_to_request = nullptr;
     select.pdl = true;
     select_requests(&select, chunk);
+    if (listed) {
+      return topk_sm90::listed::listed_topk(score, select, lists, stream, kOp);
+    }
+    Status const scored = indexer::score_pages(score, select.top_k, stream, kOp);
+    if (!scored.ok()) return scored;
     return topk_sm90::topk_of_lengths(select, indexer::row_lengths_of(score), stream);
   });
 }

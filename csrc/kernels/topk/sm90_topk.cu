@@ -7,6 +7,7 @@
 #include "kernels/launch.h"
 #include "kernels/topk/binned/binned_topk.cuh"
 #include "kernels/topk/gated/gated_topk.cuh"
+#include "kernels/topk/kernel_args.h"
 #include "kernels/topk/launcher.h"
 #include "kernels/topk/plan.h"
 #include "kernels/topk/resident/resident_topk.cuh"
@@ -48,34 +49,6 @@ Status check(TopkParams const& params) {
                    params.num_requests);
   }
   return Status{};
-}
-
-KernelArgs kernel_args(TopkParams const& params, indexer::RowLengths const& lengths,
-                       TopkPlan const& plan) {
-  KernelArgs args{};
-  args.lengths = lengths;
-  args.row_offsets = params.row_offsets;
-  args.logits = params.logits;
-  args.logits_row_stride = params.logits_row_stride;
-  args.row_starts = lengths.context_lens == nullptr ? params.row_starts : nullptr;
-  args.row_ends = params.row_ends;
-  args.indices = params.indices;
-  args.indices_row_stride = params.indices_row_stride;
-  args.to_slots = params.to_slots;
-  args.block_table = params.block_table;
-  args.block_table_stride = params.block_table_stride;
-  args.num_requests = params.num_requests;
-  args.pages_per_request = params.pages_per_request;
-  args.row_to_request = params.row_to_request;
-  args.rows_per_request = static_cast<int32_t>(
-      params.num_requests > 0 ? std::max<int64_t>(params.num_rows / params.num_requests, 1) : 1);
-  // Row ends are 32-bit: no row reaches further.
-  args.num_columns = static_cast<int32_t>(
-      std::min<int64_t>(params.num_columns, std::numeric_limits<int32_t>::max()));
-  args.top_k = params.top_k;
-  args.capacity = plan.capacity;
-  args.window_words = plan.window_words;
-  return args;
 }
 
 RowStarts row_starts(TopkParams const& params, indexer::RowLengths const& lengths) {
@@ -154,7 +127,8 @@ Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
   if (params.num_rows == 0) return Status{};
   TopkPlan const plan = plan_topk(params.num_rows, params.num_columns, params.top_k,
                                   row_starts(params, lengths), device.num_sms);
-  Launch const launch{kernel_args(params, lengths, plan), plan, params.pdl, stream};
+  Launch const launch{kernel_args(params, lengths, plan.capacity, plan.window_words), plan,
+                      params.pdl, stream};
   return params.logits_type == LogitsType::kFloat32
              ? launch_as_planned<LogitsType::kFloat32>(launch)
              : launch_as_planned<LogitsType::kBfloat16>(launch);

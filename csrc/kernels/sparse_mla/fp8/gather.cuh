@@ -22,10 +22,11 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
 }
 
 // kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
-// more than the copy.
+// more than the copy. With args.limits_copies at most a block and a half are under way.
 template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
-                              IndexList const& list, int thread) {
+                              IndexList const& list, RingPlace<HeadTile::kStages>& place,
+                              bool first_tile, int thread) {
   constexpr int kStages = HeadTile::kStages;
   constexpr int kRows = kBlockTokens / 4;  // of a warp
   int const warp = __shfl_sync(0xFFFFFFFFu, thread >> 5, 0);
@@ -33,16 +34,16 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   int const offset = warp * kRows + (lane & (kRows - 1));
   int32_t entry = list.entry(0, offset);
   uint64_t const policy = ptx::evict_first_policy();
-  int stage = 0;
-  uint32_t parity = 1;
   // Only now: the first entries are under way.
-  ptx::named_barrier_sync(kBarriersReady, 256);
+  if (first_tile) ptx::named_barrier_sync(kBarriersReady, 256);
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
     uint8_t const* source = token_address(args, list, entry);
     uint32_t const exists = __ballot_sync(0xFFFFFFFFu, source != nullptr);
     if (source == nullptr) source = reinterpret_cast<uint8_t const*>(zero_token);
     entry = list.entry(block + 1, offset);
+    int const stage = place.stage;
+    uint32_t const parity = place.stage_parity ^ 1;
     ptx::mbarrier_wait(&shared.token_empty[stage], parity);
     uint64_t* const barrier = &shared.token_full[stage];
     if (ptx::elect_one()) {
@@ -51,23 +52,32 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
     }
     uint8_t* const target = shared.token[stage] + warp * kRows * kTokenPitch;
     uint64_t const address = reinterpret_cast<uint64_t>(source);
+    auto const copy_rows = [&](int first, int last) {
 #pragma unroll 4
-    for (int row = 0; row < kRows; ++row) {
-      uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
-      if (ptx::elect_one()) {
-        auto const* const token = reinterpret_cast<void const*>(from);
-        uint8_t* const to = target + row * kTokenPitch;
-        if constexpr (kReadsOnce) {
-          ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
-        } else {
-          ptx::bulk_copy(to, token, kTokenBytes, barrier);
+      for (int row = first; row < last; ++row) {
+        uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, row);
+        if (ptx::elect_one()) {
+          auto const* const token = reinterpret_cast<void const*>(from);
+          uint8_t* const to = target + row * kTokenPitch;
+          if constexpr (kReadsOnce) {
+            ptx::bulk_copy(to, token, kTokenBytes, barrier, policy);
+          } else {
+            ptx::bulk_copy(to, token, kTokenBytes, barrier);
+          }
         }
       }
+    };
+    if constexpr (kReadsOnce && HeadTile::kHeads < 64) {
+      copy_rows(0, kRows / 2);
+      if (args.limits_copies && block > 0) {
+        ptx::mbarrier_wait(&shared.token_full[stage == 0 ? kStages - 1 : stage - 1],
+                           stage == 0 ? parity : parity ^ 1);
+      }
+      copy_rows(kRows / 2, kRows);
+    } else {
+      copy_rows(0, kRows);
     }
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
+    place.advance();
   }
 }
 

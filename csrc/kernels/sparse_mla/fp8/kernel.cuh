@@ -23,9 +23,62 @@ __device__ __forceinline__ void init_barriers(SharedStorage<HeadTile>& shared) {
   ptx::fence_mbarrier_init();
 }
 
-// kSplit: splits of an index list are thread blocks of their own. kReadsOnce: tokens need not stay
-// in the L2.
-template <class HeadTile, bool kSplit, bool kReadsOnce>
+// A thread block takes tiles one after the other. The query of a tile is loaded, and its tokens are
+// under way, while the last products of the tile before it run and its output is stored.
+template <class HeadTile>
+__device__ __forceinline__ void gather_tiles(SharedStorage<HeadTile>& shared,
+                                             KernelArgs const& args, int thread) {
+  constexpr int kHeads = HeadTile::kHeads;
+  RingPlace<HeadTile::kStages> place;
+#pragma unroll 1
+  for (uint32_t number = first_tile(); number < args.num_tiles; number += tile_step()) {
+    gather_tokens<false>(shared, args, index_list(args, tile_of<kHeads>(args, number)), place,
+                         number == first_tile(), thread);
+  }
+}
+
+template <class HeadTile>
+__device__ __forceinline__ void score_tiles(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                            int thread) {
+  constexpr int kHeads = HeadTile::kHeads;
+  ScoreWarpgroup<HeadTile> scores(shared, thread);
+  uint32_t number = first_tile();
+#pragma unroll 1
+  for (;;) {
+    scores.run(index_list(args, tile_of<kHeads>(args, number)).num_blocks);
+    if (number != first_tile()) ptx::named_barrier_sync(kFactorFree, kThreads - 128);
+    scores.template finish<Split::kNone>(args, tile_of<kHeads>(args, number));
+    ptx::named_barrier_arrive(kFactorReady, kThreads - 128);
+    number += tile_step();
+    if (number >= args.num_tiles) return;
+    // Every warp's products are over, and what `finish` reads has been read.
+    ptx::named_barrier_sync(kScoreVote, 128);
+    load_query_tile<128>(shared, args, tile_of<kHeads>(args, number), scores.thread_index());
+    ptx::fence_proxy_async();
+    ptx::named_barrier_sync(kScoreVote, 128);
+  }
+}
+
+template <class HeadTile>
+__device__ __forceinline__ void value_tiles(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                            int thread) {
+  constexpr int kHeads = HeadTile::kHeads;
+  ValueWarpgroup<HeadTile> values(shared, thread);
+  uint32_t number = first_tile();
+#pragma unroll 1
+  for (;;) {
+    values.run(index_list(args, tile_of<kHeads>(args, number)).num_blocks);
+    ptx::named_barrier_sync(kFactorReady, kThreads - 128);
+    values.store(args, tile_of<kHeads>(args, number));
+    number += tile_step();
+    if (number >= args.num_tiles) return;
+    ptx::named_barrier_arrive(kFactorFree, kThreads - 128);
+  }
+}
+
+// kReadsOnce: tokens need not stay in the L2. Such a launch has a thread block for every tile and
+// split; others have as many as run at a time.
+template <class HeadTile, Split kSplit, bool kReadsOnce>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_fp8_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
@@ -33,54 +86,63 @@ __global__ void __launch_bounds__(kThreads, 1)
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
-  constexpr int kHeads = HeadTile::kHeads;
   constexpr int kConsumers = kThreads - 128;
-  constexpr bool kPushes = kSplit && HeadTile::kPushes;
-  if constexpr (kSplit && !HeadTile::kPushes) ptx::launch_dependent_kernels();
+  constexpr bool kPushes = kSplit == Split::kCluster;
+  auto const tile = [&args] { return tile_of<HeadTile::kHeads>(args, first_tile()); };
+  if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
-    IndexList const list = index_list(args, tile_of_block<kHeads>(args));
-    gather_tokens<kReadsOnce>(shared, args, list, thread);
-    if constexpr (kPushes) {
-      PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
-      ptx::cluster_arrive_release();
+    if constexpr (!kReadsOnce) {
+      gather_tiles(shared, args, thread);
+    } else {
+      IndexList const list = index_list(args, tile());
+      RingPlace<HeadTile::kStages> place;
+      gather_tokens<true>(shared, args, list, place, true, thread);
+      if constexpr (kPushes) {
+        PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
+        ptx::cluster_arrive_release();
+      }
     }
   } else if (warpgroup == 0) {
     if (threadIdx.x == 0) {
       init_barriers(shared);
-      if constexpr (kPushes) expect_parts(shared, args, tile_of_block<kHeads>(args).split);
+      if constexpr (kPushes) expect_parts(shared, args, tile().split);
     }
     __syncwarp();
     ptx::named_barrier_arrive(kBarriersReady, 256);
     if constexpr (kPushes) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
-    Tile const tile = tile_of_block<kHeads>(args);
-    ScoreWarpgroup<HeadTile> scores(shared, thread);
-    scores.run(index_list(args, tile).num_blocks);
-    if constexpr (kPushes) ptx::cluster_wait_acquire();
-    scores.template finish<kSplit>(args, tile_of_block<kHeads>(args));
-    ptx::named_barrier_arrive(kFactorReady, kConsumers);
+    if constexpr (!kReadsOnce) {
+      score_tiles(shared, args, thread);
+    } else {
+      ScoreWarpgroup<HeadTile> scores(shared, thread);
+      scores.run(index_list(args, tile()).num_blocks);
+      if constexpr (kPushes) ptx::cluster_wait_acquire();
+      scores.template finish<kSplit>(args, tile());
+      ptx::named_barrier_arrive(kFactorReady, kConsumers);
+    }
   } else {
     if constexpr (kPushes) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kValueRegisters>();
-    Tile const tile = tile_of_block<kHeads>(args);
-    load_query_tile(shared, args,
-                    args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride,
-                    tile.heads, static_cast<int>(threadIdx.x) - 128);
+    load_query_tile<256>(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
-    ValueWarpgroup<HeadTile> values(shared, thread);
-    values.run(index_list(args, tile).num_blocks);
-    ptx::named_barrier_sync(kFactorReady, kConsumers);
-    if constexpr (kSplit) {
-      if constexpr (kPushes) ptx::cluster_wait_acquire();
-      values.hand_over_part(args, tile_of_block<kHeads>(args).split);
-      if constexpr (kPushes) {
-        join_parts(shared, args, tile_of_block<kHeads>(args), static_cast<int>(threadIdx.x) - 128);
-      }
+    if constexpr (!kReadsOnce) {
+      value_tiles(shared, args, thread);
     } else {
-      values.store(args, tile_of_block<kHeads>(args));
+      ValueWarpgroup<HeadTile> values(shared, thread);
+      values.run(index_list(args, tile()).num_blocks);
+      ptx::named_barrier_sync(kFactorReady, kConsumers);
+      if constexpr (kSplit == Split::kNone) {
+        values.store(args, tile());
+      } else {
+        if constexpr (kPushes) ptx::cluster_wait_acquire();
+        values.template hand_over_part<kPushes>(args, tile().split);
+        if constexpr (kPushes) {
+          join_parts(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
+        }
+      }
     }
   }
 }

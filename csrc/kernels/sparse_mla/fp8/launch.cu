@@ -6,7 +6,7 @@ namespace {
 
 constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
 
-template <class HeadTile, bool kSplit, bool kReadsOnce>
+template <class HeadTile, Split kSplit, bool kReadsOnce>
 constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
 
 template <int kMaxSplits>
@@ -27,12 +27,11 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
 
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
-template <class HeadTile, bool kSplit, bool kReadsOnce>
-Status launch_kernel(KernelArgs const& args, int64_t row_tiles, char const* op,
-                     cudaStream_t stream) {
+template <class HeadTile, Split kSplit, bool kReadsOnce>
+Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
   constexpr int kBytes = sizeof(SharedStorage<HeadTile>);
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
-  constexpr bool kCluster = kSplit && HeadTile::kPushes;
+  constexpr bool kCluster = kSplit == Split::kCluster;
   if (Status status = allow_shared_memory<kKernel<HeadTile, kSplit, kReadsOnce>>(kBytes, op);
       !status.ok()) {
     return status;
@@ -46,7 +45,7 @@ Status launch_kernel(KernelArgs const& args, int64_t row_tiles, char const* op,
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {1, static_cast<unsigned>(args.num_splits), 1};
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(row_tiles), args.num_splits);
+  config.gridDim = dim3(blocks, args.num_splits);
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
@@ -56,23 +55,30 @@ Status launch_kernel(KernelArgs const& args, int64_t row_tiles, char const* op,
 }
 
 template <int kHeads>
-Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool reads_once, char const* op,
-                    cudaStream_t stream) {
+Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scratch, int32_t num_sms,
+                    char const* op, cudaStream_t stream) {
   using Tile = HeadTile<kHeads>;
-  int64_t const row_tiles = num_rows * args.head_tiles;
+  uint32_t const tiles = args.num_tiles;
   if (args.num_splits == 1) {
-    return reads_once ? launch_kernel<Tile, false, true>(args, row_tiles, op, stream)
-                      : launch_kernel<Tile, false, false>(args, row_tiles, op, stream);
+    uint32_t const at_a_time = num_sms;
+    return tiles <= at_a_time
+               ? launch_kernel<Tile, Split::kNone, true>(args, tiles, op, stream)
+               : launch_kernel<Tile, Split::kNone, false>(args, at_a_time, op, stream);
   }
   // A launch is split only where it runs at a time.
-  Status const status = launch_kernel<Tile, true, true>(args, row_tiles, op, stream);
-  if (!status.ok() || Tile::kPushes) return status;
+  if constexpr (kHeads < 64) {
+    if (!through_scratch) {
+      return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
+    }
+  }
+  Status const status = launch_kernel<Tile, Split::kScratch, true>(args, tiles, op, stream);
+  if (!status.ok()) return status;
   if (args.num_splits <= 4) return launch_join<4>(args, num_rows, kHeads, op, stream);
   if (args.num_splits <= 8) return launch_join<8>(args, num_rows, kHeads, op, stream);
   return launch_join<16>(args, num_rows, kHeads, op, stream);
 }
 
-template <int kHeads, bool kSplit, bool kReadsOnce>
+template <int kHeads, Split kSplit, bool kReadsOnce>
 KernelEntry entry(char const* what) {
   return {{"sm90_fp8_sparse_mla_kernel", "sparse_mla_decode", what, kThreads,
            sizeof(SharedStorage<HeadTile<kHeads>>), kLaunchRegisters},
@@ -87,37 +93,43 @@ KernelEntry join_entry() {
 
 }  // namespace
 
-Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool reads_once,
-              char const* op, cudaStream_t stream) {
-  if (num_rows > INT32_MAX / args.head_tiles) {
+Status launch(KernelArgs const& all, int64_t num_rows, int32_t tile_heads, bool through_scratch,
+              int32_t num_sms, char const* op, cudaStream_t stream) {
+  if (num_rows > INT32_MAX / all.head_tiles) {
     return make_status(StatusCode::kInvalidArgument,
                        "%s: num_rows must be at most %d for these heads, got %lld", op,
-                       INT32_MAX / args.head_tiles, static_cast<long long>(num_rows));
+                       INT32_MAX / all.head_tiles, static_cast<long long>(num_rows));
   }
+  KernelArgs args = all;
+  args.num_tiles = static_cast<uint32_t>(num_rows * args.head_tiles);
   switch (tile_heads) {
-    case 8: return launch_tiles<8>(args, num_rows, reads_once, op, stream);
-    case 16: return launch_tiles<16>(args, num_rows, reads_once, op, stream);
-    case 32: return launch_tiles<32>(args, num_rows, reads_once, op, stream);
-    default: return launch_tiles<64>(args, num_rows, reads_once, op, stream);
+    case 8: return launch_tiles<8>(args, num_rows, through_scratch, num_sms, op, stream);
+    case 16: return launch_tiles<16>(args, num_rows, through_scratch, num_sms, op, stream);
+    case 32: return launch_tiles<32>(args, num_rows, through_scratch, num_sms, op, stream);
+    default: return launch_tiles<64>(args, num_rows, true, num_sms, op, stream);
   }
 }
 
-std::array<KernelEntry, 15> kernels() {
-  return {entry<8, false, false>("8 heads of one row, FP8 paged cache"),
-          entry<8, false, true>("8 heads of one row, FP8 paged cache, one wave"),
-          entry<16, false, false>("16 heads of one row, FP8 paged cache"),
-          entry<16, false, true>("16 heads of one row, FP8 paged cache, one wave"),
-          entry<32, false, false>("32 heads of one row, FP8 paged cache"),
-          entry<32, false, true>("32 heads of one row, FP8 paged cache, one wave"),
-          entry<64, false, false>("64 heads of one row, FP8 paged cache"),
-          entry<64, false, true>("64 heads of one row, FP8 paged cache, one wave"),
-          entry<8, true, true>("8 heads of one row and split, FP8 paged cache"),
-          entry<16, true, true>("16 heads of one row and split, FP8 paged cache"),
-          entry<32, true, true>("32 heads of one row and split, FP8 paged cache"),
-          entry<64, true, true>("64 heads of one row and split, FP8 paged cache"),
-          join_entry<4>(),
-          join_entry<8>(),
-          join_entry<16>()};
+std::array<KernelEntry, 18> kernels() {
+  return {
+      entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
+      entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
+      entry<16, Split::kNone, false>("16 heads of one row, FP8 paged cache"),
+      entry<16, Split::kNone, true>("16 heads of one row, FP8 paged cache, one wave"),
+      entry<32, Split::kNone, false>("32 heads of one row, FP8 paged cache"),
+      entry<32, Split::kNone, true>("32 heads of one row, FP8 paged cache, one wave"),
+      entry<64, Split::kNone, false>("64 heads of one row, FP8 paged cache"),
+      entry<64, Split::kNone, true>("64 heads of one row, FP8 paged cache, one wave"),
+      entry<8, Split::kCluster, true>("8 heads of one row and split, FP8 paged cache, cluster"),
+      entry<16, Split::kCluster, true>("16 heads of one row and split, FP8 paged cache, cluster"),
+      entry<32, Split::kCluster, true>("32 heads of one row and split, FP8 paged cache, cluster"),
+      entry<8, Split::kScratch, true>("8 heads of one row and split, FP8 paged cache, scratch"),
+      entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
+      entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
+      entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
+      join_entry<4>(),
+      join_entry<8>(),
+      join_entry<16>()};
 }
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -7,12 +7,12 @@
 
 namespace dsa_ops::sparse_mla::fp8 {
 
-// One thread block per row, head tile of `tile_heads` (8, 16, 32 or 64) and split. Splits of tiles
-// of 64 heads need args.part_values and args.part_sums. `reads_once`: tokens need not stay in the
-// L2.
-Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool reads_once,
-              char const* op, cudaStream_t stream);
+// Tiles of `tile_heads` (8, 16, 32 or 64) heads of one row, and their splits, on a device with
+// `num_sms` multiprocessors. The splits of a row are a cluster, or join `through_scratch`,
+// args.part_values and args.part_sums (always with tiles of 64 heads).
+Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool through_scratch,
+              int32_t num_sms, char const* op, cudaStream_t stream);
 
-std::array<KernelEntry, 15> kernels();
+std::array<KernelEntry, 18> kernels();
 
 }  // namespace dsa_ops::sparse_mla::fp8

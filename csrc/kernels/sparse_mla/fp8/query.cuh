@@ -19,68 +19,87 @@ __device__ __forceinline__ uint32_t larger_magnitudes(uint32_t largest, uint4 co
   return largest;
 }
 
-// The eight dims of chunk `chunk` of a panel, as words of two, to their places.
+// Eight dims, as words of two, to the places that `first` and 16 times 1, 2 and 3 xor-ed to it
+// name.
 template <bool kRope>
-__device__ __forceinline__ void store_query_chunk(uint32_t panel, int head, int chunk,
-                                                  uint4 const& value, float factor) {
+__device__ __forceinline__ void store_query_chunk(uint32_t first, uint4 const& value,
+                                                  float factor) {
   uint32_t const words[4] = {value.x, value.y, value.z, value.w};
-  // Latent: 16 bytes of a token are 16 dims, two chunks. RoPE: 8 dims, one chunk.
-  int const lane = kRope ? chunk & 3 : chunk >> 1;
-  int const first_step = kRope ? 2 * (chunk >> 2) : 2 * (chunk & 1);
 #pragma unroll
   for (int pair = 0; pair < 4; ++pair) {
-    int const target = 2 * (first_step + (pair >> 1)) + (pair & 1);
     float const low = ptx::bf16_low_to_float(words[pair]) * factor;
     float const high = ptx::bf16_high_to_float(words[pair]) * factor;
-    ptx::store_shared_4(panel + swizzled_chunk(head, target) + lane * 4,
+    ptx::store_shared_4(first ^ (pair << 4),
                         kRope ? ptx::pack_bf16(low, high) : ptx::pack_f16(low, high));
   }
 }
 
-// By warpgroups 1 and 2. All loads are in flight before the first is used: at small batches their
-// latency is a good part of the kernel. `query` points at the tile's first head, `heads` of which
-// exist.
-template <class HeadTile>
-__device__ void load_query_tile(SharedStorage<HeadTile>& shared, KernelArgs const& args,
-                                uint16_t const* query, int heads, int thread) {
-  constexpr int kChunks = kQueryPanels * 8;  // of 16 bytes
-  constexpr int kThreadsPerHead = 256 / HeadTile::kHeads;
-  constexpr int kPerThread = (kChunks + kThreadsPerHead - 1) / kThreadsPerHead;
-  int const head = thread / kThreadsPerHead;
-  int const first = thread % kThreadsPerHead;
-  auto const* source = reinterpret_cast<uint4 const*>(query + head * args.q_head_stride);
+// What eight lanes hold of a head: 16 bytes each of its panels `sub`, `sub` + kGroups and so on,
+// and of the RoPE part, which is group 0's.
+template <int kGroups>
+struct QueryRow {
+  static constexpr int kLatent = (kQueryPanels - 1) / kGroups;
+  uint4 latent[kLatent];
+  uint4 rope;
 
-  uint4 chunks[kPerThread];
+  __device__ __forceinline__ void load(uint16_t const* head, bool exists, int sub, int position) {
+    auto const* const source = reinterpret_cast<uint4 const*>(head) + sub * 8 + position;
+    uint4 const zero = make_uint4(0, 0, 0, 0);
 #pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
-    int const chunk = first + i * kThreadsPerHead;
-    bool const exists = head < heads && (kChunks % kThreadsPerHead == 0 || chunk < kChunks);
-    chunks[i] = exists ? __ldg(source + chunk) : make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < kLatent; ++i) latent[i] = exists ? __ldg(source + i * kGroups * 8) : zero;
+    rope = exists && sub == 0 ? __ldg(source + 64) : zero;
   }
-  uint32_t magnitudes = 0;
+
+  __device__ __forceinline__ uint32_t largest_magnitude() const {
+    uint32_t magnitudes = larger_magnitudes(0, rope);
 #pragma unroll
-  for (uint4 const& chunk : chunks) magnitudes = larger_magnitudes(magnitudes, chunk);
+    for (uint4 const& chunk : latent) magnitudes = larger_magnitudes(magnitudes, chunk);
 #pragma unroll
-  for (int distance = 1; distance < kThreadsPerHead; distance *= 2) {
-    magnitudes = __vmaxu2(magnitudes, __shfl_xor_sync(0xFFFFFFFFu, magnitudes, distance));
-  }
-  uint32_t const largest = max(magnitudes & 0xFFFFu, magnitudes >> 16);
-  int const exponent = static_cast<int>(largest >> 7) - 127;
-  int const shift = largest == 0 ? 0 : min(max(14 - exponent, -113), 100);
-  float const factor = ptx::power_of_two(shift);
-  if (first == 0) {
-    shared.column[head] = make_float2(args.score_scale_log2 * ptx::power_of_two(-shift), 0.f);
-  }
-#pragma unroll
-  for (int i = 0; i < kPerThread; ++i) {
-    int const chunk = first + i * kThreadsPerHead;
-    uint32_t const panel =
-        ptx::shared_address(shared.query[0]) + (chunk >> 3) * HeadTile::kPanelBytes;
-    if (chunk < kChunks - 8) {
-      store_query_chunk<false>(panel, head, chunk & 7, chunks[i], factor);
-    } else if (kChunks % kThreadsPerHead == 0 || chunk < kChunks) {
-      store_query_chunk<true>(panel, head, chunk & 7, chunks[i], factor);
+    for (int distance = 1; distance < 8 * kGroups; distance *= 2) {
+      magnitudes = __vmaxu2(magnitudes, __shfl_xor_sync(0xFFFFFFFFu, magnitudes, distance));
     }
+    return max(magnitudes & 0xFFFFu, magnitudes >> 16);
+  }
+};
+
+// By kLoaders threads. A pass takes as many heads as they hold, the next ones under way: one pass
+// of 256 threads over 64 heads would be 15 KB of code, run once and fetched cold.
+template <int kLoaders, class HeadTile>
+__device__ void load_query_tile(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                Tile const& tile, int thread) {
+  constexpr int kRows = kLoaders / 8;
+  constexpr int kPass = HeadTile::kHeads < kRows ? HeadTile::kHeads : kRows;
+  constexpr int kGroups = kRows / kPass;
+  uint16_t const* const query =
+      args.q + tile.row * args.q_row_stride + tile.first_head * args.q_head_stride;
+  int const heads = tile.heads;
+  int const sub = (thread >> 3) % kGroups, position = thread & 7;
+  int head = (thread >> 3) / kGroups;
+  QueryRow<kGroups> next;
+  next.load(query + head * args.q_head_stride, head < heads, sub, position);
+#pragma unroll 1
+  for (int pass = 0; pass < HeadTile::kHeads / kPass; ++pass, head += kPass) {
+    QueryRow<kGroups> const row = next;
+    if (pass + 1 < HeadTile::kHeads / kPass) {
+      next.load(query + (head + kPass) * args.q_head_stride, head + kPass < heads, sub, position);
+    }
+    uint32_t const largest = row.largest_magnitude();
+    int const exponent = static_cast<int>(largest >> 7) - 127;
+    int const shift = largest == 0 ? 0 : min(max(14 - exponent, -113), 100);
+    float const factor = ptx::power_of_two(shift);
+    if (sub == 0 && position == 0) {
+      shared.column[head] = make_float2(args.score_scale_log2 * ptx::power_of_two(-shift), 0.f);
+    }
+    // Latent: 16 bytes of a token are 16 dims, two chunks. RoPE: 8 dims, one chunk.
+    uint32_t const panel = ptx::shared_address(shared.query[sub]);
+    uint32_t const latent = panel + swizzled_chunk(head, 4 * (position & 1)) + (position >> 1) * 4;
+    uint32_t const rope = panel + (kQueryPanels - 1) * HeadTile::kPanelBytes +
+                          swizzled_chunk(head, 4 * (position >> 2)) + (position & 3) * 4;
+#pragma unroll
+    for (int i = 0; i < row.kLatent; ++i) {
+      store_query_chunk<false>(latent + i * kGroups * HeadTile::kPanelBytes, row.latent[i], factor);
+    }
+    if (sub == 0) store_query_chunk<true>(rope, row.rope, factor);
   }
 }
 

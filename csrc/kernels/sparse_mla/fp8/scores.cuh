@@ -86,13 +86,11 @@ struct ScoreWarpgroup {
 
   SharedStorage<HeadTile>& shared;
   int const warp;
-  bool started = false;  // a token has been seen
+  bool started;  // a token of the tile has been seen
+  RingPlace<kStages> place;
 
   __device__ ScoreWarpgroup(SharedStorage<HeadTile>& storage, int thread)
-      : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {
-#pragma unroll
-    for (auto& sums : shared.sum) sums[thread] = make_float2(0.f, 0.f);
-  }
+      : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {}
 
   // Read anew where it is needed: the loop has no register for it.
   static __device__ __forceinline__ int thread_index() {
@@ -357,26 +355,25 @@ struct ScoreWarpgroup {
     release(&shared.probability_full[buffer]);
   }
 
+  // One tile.
   __device__ void run(int num_blocks) {
-    int stage = 0;
-    uint32_t parity = 0;
+    started = false;
+#pragma unroll
+    for (auto& sums : shared.sum) sums[thread_index()] = make_float2(0.f, 0.f);
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      ptx::mbarrier_wait(&shared.token_full[stage], parity);
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       Scores scores;
       TokenScales token[2];
-      multiply(stage, scores, token);
-      release(&shared.scores_done[block & 1]);
-      publish(scores, token, stage, block & 1, (block >> 1 & 1) ^ 1);
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      multiply(place.stage, scores, token);
+      release(&shared.scores_done[place.buffer()]);
+      publish(scores, token, place.stage, place.buffer(), place.buffer_parity() ^ 1);
+      place.advance();
     }
   }
 
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.
-  template <bool kSplit>
+  template <Split kSplit>
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
     constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
@@ -395,9 +392,10 @@ struct ScoreWarpgroup {
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
-    if constexpr (kSplit) {
-      hand_over_sum(shared, args, tile.split, thread,
-                    make_float2(total == 0.f ? -INFINITY : reference, total));
+    if constexpr (kSplit != Split::kNone) {
+      hand_over_sum<kSplit == Split::kCluster>(
+          shared, args, tile.split, thread,
+          make_float2(total == 0.f ? -INFINITY : reference, total));
       return;
     }
     bool const empty = total == 0.f;

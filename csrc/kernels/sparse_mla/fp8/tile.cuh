@@ -35,18 +35,47 @@ struct Tile {
   int split;
 };
 
-// Read anew at every call: kept from the start to the end of a thread block it would cost registers
+// Worked out anew at every call: kept from the start to the end of a tile it would cost registers
 // that the loop needs.
 template <int kHeads>
-__device__ __forceinline__ Tile tile_of_block(KernelArgs const& args) {
-  uint32_t block, split;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+__device__ __forceinline__ Tile tile_of(KernelArgs const& args, uint32_t number) {
+  uint32_t split;
   asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
   // Most launches have one tile of heads: spare them the division.
-  uint32_t const row = args.head_tiles == 1 ? block : block / args.head_tiles;
-  int const first_head = (block - row * args.head_tiles) * kHeads;
+  uint32_t const row = args.head_tiles == 1 ? number : number / args.head_tiles;
+  int const first_head = (number - row * args.head_tiles) * kHeads;
   return {row, first_head, min(kHeads, args.num_heads - first_head), static_cast<int>(split)};
 }
+
+// A thread block's first tile, and where there are more than thread blocks, how far its next is.
+__device__ __forceinline__ uint32_t first_tile() {
+  uint32_t block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+}
+__device__ __forceinline__ uint32_t tile_step() {
+  uint32_t blocks;
+  asm volatile("mov.u32 %0, %%nctaid.x;" : "=r"(blocks));
+  return blocks;
+}
+
+// A place in the ring of stages and in that of probabilities, carried from tile to tile.
+template <int kStages>
+struct RingPlace {
+  int stage = 0;
+  uint32_t stage_parity = 0;
+  uint32_t block = 0;  // of all tiles
+
+  __device__ __forceinline__ int buffer() const { return block & 1; }
+  __device__ __forceinline__ uint32_t buffer_parity() const { return block >> 1 & 1; }
+  __device__ __forceinline__ void advance() {
+    ++block;
+    if (++stage == kStages) {
+      stage = 0;
+      stage_parity ^= 1;
+    }
+  }
+};
 
 __device__ __forceinline__ IndexList index_list(KernelArgs const& args, Tile const& tile) {
   int length = args.top_k;

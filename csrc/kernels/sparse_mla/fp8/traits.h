@@ -23,6 +23,10 @@ inline constexpr int kValueRegisters = 176;
 inline constexpr int kGatherRegisters = 24;
 inline constexpr int kLaunchRegisters = 128;  // per thread before the warpgroups trade theirs
 
+// Whether the splits of an index list are thread blocks of their own, and how their parts are
+// joined: pushed between the blocks of a cluster, or by a second kernel from scratch.
+enum class Split { kNone, kCluster, kScratch };
+
 using cute::SM90::GMMA::Major;
 
 namespace detail {
@@ -58,9 +62,6 @@ struct HeadTile {
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
   static constexpr int kPanelBytes = kHeads * 128;  // 64 16-bit values per head, 128B swizzle
   static constexpr int kColumns = kHeads / 4;       // heads that a thread's accumulators belong to
-  // How the splits of a row are joined: pushed between the blocks of a cluster, or by a second
-  // kernel from scratch. The code that pushes grows with the heads, and runs once.
-  static constexpr bool kPushes = kHeads < 64;
   using LatentMma = typename detail::Instructions<kHeads>::Half;
   using RopeMma = typename detail::Instructions<kHeads>::Bfloat;
 };
@@ -70,7 +71,7 @@ struct alignas(1024) SharedStorage {
   static constexpr int kHeads = HeadTile::kHeads;
   static constexpr int kStages = HeadTile::kStages;
 
-  // Later this split's own part of the output that it joins: see cluster.cuh.
+  // Later this split's own part of the output that it joins: see parts.cuh.
   uint8_t query[kQueryPanels][HeadTile::kPanelBytes];
   uint8_t probability[2][HeadTile::kPanelBytes];  // by head, 64 tokens each
   alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];
@@ -81,12 +82,10 @@ struct alignas(1024) SharedStorage {
   alignas(16) float2 column[kHeads];
   alignas(16) float warp_result[4][kHeads];  // of one warp's tokens
   alignas(16) float step[kHeads];            // what a reference is raised by
-  union {
-    // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers
-    // for them.
-    float2 sum[kHeads / 8][128];
-    alignas(16) float output_factor[kHeads];
-  };
+  // Sums of probabilities, of two heads and a thread's own tokens: warpgroup 0 has no registers
+  // for them.
+  float2 sum[kHeads / 8][128];
+  alignas(16) float output_factor[kHeads];
   // Reference and sum of every split, of the heads that this one joins.
   float2 peer[kHeads + 2 * kMaxSplits];
   alignas(16) float rescale[2][kHeads];
@@ -104,9 +103,10 @@ struct alignas(1024) SharedStorage {
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
   kQueryReady = 1,     // warpgroups 0, 1, 2; once
-  kFactorReady = 2,    // warpgroups 0, 1, 2; once
+  kFactorReady = 2,    // warpgroups 0, 1, 2; once a tile
   kScoreVote = 3,      // warpgroup 0
   kBarriersReady = 4,  // warpgroups 0, 3; once
+  kFactorFree = 5,     // warpgroups 0, 1, 2; once a tile but the last
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -19,19 +19,14 @@ struct ValueWarpgroup {
   SharedStorage<HeadTile>& shared;
   uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
   uint32_t const scales;     // offset of its value scales
+  RingPlace<kStages> place;
   float output[4][2 * kColumns];
 
   __device__ ValueWarpgroup(SharedStorage<HeadTile>& storage, int thread)
       : shared(storage),
         even(token_of_row((thread & 3) * 2) * kTokenPitch + first_dim()),
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
-        scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {
-#pragma unroll
-    for (auto& tile : output) {
-#pragma unroll
-      for (float& value : tile) value = 0.f;
-    }
-  }
+        scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
   // Read anew at every call: the loop has no register for it.
   static __device__ __forceinline__ uint32_t thread_index() {
@@ -42,26 +37,23 @@ struct ValueWarpgroup {
 
   static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
 
-  // The first of the four dims that this lane holds, rows of tiles 0 and 1; 128 further those of
-  // tiles 2 and 3.
+  // The first of the eight dims that this lane holds: two rows of every tile.
   static __device__ __forceinline__ uint32_t first_dim() {
-    uint32_t const thread = thread_index() - 128;
-    return (thread >> 7) * 256 + (thread >> 2 & 31) * 4;
+    return ((thread_index() - 128) >> 2) * 8;
   }
 
-  // Four dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
+  // Eight dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
   struct RawTokens {
-    uint32_t bytes[4];
+    uint2 bytes[4];
     uint2 scale;  // of tokens 0, 1 and 2, 3
 
-    __device__ __forceinline__ void load(uint32_t even, uint32_t odd, uint32_t scales, int step,
-                                         int half) {
-      uint32_t const offset = step * 16 * kTokenPitch + half * 128;
-      bytes[0] = ptx::load_shared_4(even + offset);
-      bytes[1] = ptx::load_shared_4(odd + offset);
-      bytes[2] = ptx::load_shared_4(even + offset + 8 * kTokenPitch);
-      bytes[3] = ptx::load_shared_4(odd + offset + 8 * kTokenPitch);
-      scale = ptx::load_shared_8(scales + step * 32 + half * kBlockTokens * 2);
+    __device__ __forceinline__ void load(uint32_t even, uint32_t odd, uint32_t scales, int step) {
+      uint32_t const offset = step * 16 * kTokenPitch;
+      bytes[0] = ptx::load_shared_8(even + offset);
+      bytes[1] = ptx::load_shared_8(odd + offset);
+      bytes[2] = ptx::load_shared_8(even + offset + 8 * kTokenPitch);
+      bytes[3] = ptx::load_shared_8(odd + offset + 8 * kTokenPitch);
+      scale = ptx::load_shared_8(scales + step * 32);
     }
   };
 
@@ -74,14 +66,15 @@ struct ValueWarpgroup {
     for (uint32_t& dim : dims) dim = ptx::multiply_f16(dim, scale);
   }
 
-  // Fragments of the two tiles of a half.
-  static __device__ __forceinline__ void convert(RawTokens const& raw,
+  // Fragments of tiles 0 and 1 or 2 and 3.
+  static __device__ __forceinline__ void convert(RawTokens const& raw, int half,
                                                  uint32_t (&fragments)[2][4]) {
+    auto const word = [half](uint2 const& bytes) { return half ? bytes.y : bytes.x; };
     uint32_t dims[4];
-    convert_pair(raw.bytes[0], raw.bytes[1], raw.scale.x, dims);
+    convert_pair(word(raw.bytes[0]), word(raw.bytes[1]), raw.scale.x, dims);
     fragments[0][0] = dims[0], fragments[0][1] = dims[1];
     fragments[1][0] = dims[2], fragments[1][1] = dims[3];
-    convert_pair(raw.bytes[2], raw.bytes[3], raw.scale.y, dims);
+    convert_pair(word(raw.bytes[2]), word(raw.bytes[3]), raw.scale.y, dims);
     fragments[0][2] = dims[0], fragments[0][3] = dims[1];
     fragments[1][2] = dims[2], fragments[1][3] = dims[3];
   }
@@ -115,15 +108,15 @@ struct ValueWarpgroup {
         k_major_descriptor(ptx::shared_address(shared.probability[buffer]));
     RawTokens raw;
     uint32_t fragments[2][2][4];
-    raw.load(token + even, token + odd, scale, 0, 0);
+    raw.load(token + even, token + odd, scale, 0);
 #pragma unroll
     for (int unit = 0; unit < 2 * kSteps; ++unit) {
       int const step = unit >> 1, half = unit & 1;
-      convert(raw, fragments[half]);
-      if (unit + 1 < 2 * kSteps) {
-        raw.load(token + even, token + odd, scale, (unit + 1) >> 1, (unit + 1) & 1);
-      } else {
+      convert(raw, half, fragments[half]);
+      if (unit + 1 == 2 * kSteps) {
         release(&shared.token_empty[stage]);
+      } else if (half == 1) {
+        raw.load(token + even, token + odd, scale, step + 1);
       }
       if (unit > 0) ptx::wgmma_wait<0>();
       ptx::wgmma_fence();
@@ -139,27 +132,31 @@ struct ValueWarpgroup {
     release(&shared.probability_empty[buffer]);
   }
 
+  // One tile.
   __device__ void run(int num_blocks) {
-    int stage = 0;
-    uint32_t parity = 0;
+#pragma unroll
+    for (auto& tile : output) {
+#pragma unroll
+      for (float& value : tile) value = 0.f;
+    }
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      ptx::mbarrier_wait(&shared.token_full[stage], parity);
-      ptx::mbarrier_wait(&shared.value_scale_full[stage], parity);
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
+      ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
       // The products run while warpgroup 0 turns the next block's scores into probabilities, and
-      // leave the tensor cores to it while it multiplies: its chain is the longest.
-      if (block + 1 < num_blocks) {
-        ptx::mbarrier_wait(&shared.scores_done[(block + 1) & 1], (block + 1) >> 1 & 1);
+      // leave the tensor cores to it while it multiplies: its chain is the longest. Not in short
+      // lists of few heads, which wait for tokens.
+      bool const gated = HeadTile::kHeads == 64 || num_blocks > kStages;
+      if (gated && block + 1 < num_blocks) {
+        uint32_t const next = place.block + 1;
+        ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
       }
-      multiply(stage, block & 1, block >> 1 & 1);
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
+      multiply(place.stage, place.buffer(), place.buffer_parity());
+      place.advance();
     }
   }
 
-  // Normalised, in bf16. A lane's four dims of a head are neighbours, 8 bytes.
+  // Normalised, in bf16. A lane's eight dims of a head are neighbours, 16 bytes.
   __device__ __forceinline__ void store(KernelArgs const& args, Tile const& tile) {
     int const first_head = quad_lane() * 2;
     uint16_t* target = args.out + tile.row * args.out_row_stride +
@@ -170,35 +167,30 @@ struct ValueWarpgroup {
       int const i = (column >> 1) * 4 + (column & 1);
       if (head < tile.heads) {
         float const factor = shared.output_factor[head];
+        uint32_t words[4];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          auto const& first = output[2 * half];
-          auto const& second = output[2 * half + 1];
-          *reinterpret_cast<uint2*>(target + half * 128) =
-              make_uint2(ptx::pack_bf16(first[i] * factor, first[i + 2] * factor),
-                         ptx::pack_bf16(second[i] * factor, second[i + 2] * factor));
+        for (int pair = 0; pair < 4; ++pair) {
+          words[pair] = ptx::pack_bf16(output[pair][i] * factor, output[pair][i + 2] * factor);
         }
+        *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
       }
       target += (column & 1 ? 7 : 1) * args.out_head_stride;
     }
   }
 
   // As it is, to where it is joined.
+  template <bool kPushes>
   __device__ __forceinline__ void hand_over_part(KernelArgs const& args, int split) {
     int const first_head = quad_lane() * 2;
     uint32_t const quarter = first_dim() >> 2;
-    PartTargets<HeadTile> const targets(shared, args, split);
+    PartTargets<HeadTile, kPushes> const targets(shared, args, split);
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
       int const head = first_head + (column >> 1) * 8 + (column & 1);
       int const i = (column >> 1) * 4 + (column & 1);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        auto const& first = output[2 * half];
-        auto const& second = output[2 * half + 1];
-        targets.put(head, quarter + half * 32,
-                    make_float4(first[i], first[i + 2], second[i], second[i + 2]));
-      }
+      targets.put(head, quarter,
+                  make_float4(output[0][i], output[0][i + 2], output[1][i], output[1][i + 2]),
+                  make_float4(output[2][i], output[2][i + 2], output[3][i], output[3][i + 2]));
     }
   }
 };

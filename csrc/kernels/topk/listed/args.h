@@ -1,0 +1,25 @@
+// What the launches of the listed selection carry.
+#pragma once
+#include <cstdint>
+
+#include "kernels/indexer/args.h"
+#include "kernels/topk/candidates.h"
+#include "kernels/topk/listed/traits.h"
+#include "kernels/topk/traits.h"
+
+namespace dsa_ops::topk_sm90::listed {
+
+struct ListingArgs : indexer::PagedArgs {
+  ListedPart* parts;
+  Candidate* lists;  // [parts][kPartCandidates]
+  int32_t top_k;
+};
+
+// Of a row that the lists do not settle, `listing` is scored again, with logits.
+struct SelectArgs {
+  ListingArgs listing;
+  KernelArgs topk;
+  int32_t listing_blocks;
+};
+
+}  // namespace dsa_ops::topk_sm90::listed

@@ -1,0 +1,49 @@
+// Compile-time contract of the selection from listed candidates; for host code too.
+#pragma once
+#include <cstdint>
+
+#include "kernels/indexer/traits.h"
+
+namespace dsa_ops::topk_sm90::listed {
+
+// A row's pages are scored a stratum of 32 equal ones after the other.
+inline constexpr int kStrataLog2 = 5;
+inline constexpr int kStrata = 1 << kStrataLog2;
+// Pages of a part that are its sample, at most. Blocks of a multiprocessor take fewer by turns, so
+// that they do not look for their gates at one time.
+inline constexpr int kSamplePages = 32;
+inline constexpr int kSampleSteps = 4;
+inline constexpr int kSampleKeys = kSamplePages * indexer::kPageKeys;
+inline constexpr int kGateBins = 2048;
+inline constexpr uint32_t kPartCandidates = 4096;
+
+// A selecting block holds a row's candidates, eight keys a thread.
+inline constexpr int kThreads = 1024;
+inline constexpr int kKeys = 8;
+inline constexpr int kRowCandidates = kThreads * kKeys;
+// Blocks that score at most, hence parts of a row: what 160 multiprocessors hold.
+inline constexpr int kMaxParts = 640;
+inline constexpr int32_t kMaxRows = 160;  // that select at once
+inline constexpr int kMaxListedTopk = 2048;
+// Groups of warps of a selecting block that score a row again.
+inline constexpr int kScorers = 4;
+
+// The bitmap of a row's winners, with what the gated kernel's takes more; whole quads.
+__host__ __device__ constexpr int32_t bitmap_words(int32_t words) {
+  return words + (words / 32 + 3) / 4 * 4;
+}
+
+// What a block lists of its part of a row.
+struct ListedPart {
+  uint32_t count;    // above kPartCandidates if not all fit
+  uint32_t gate;     // key: this and better are listed
+  uint32_t high;     // a key that few are better than
+  int32_t zero_end;  // above 0: the gate is just above zero, and zeros before this are listed too
+};
+
+// Parts are numbered as a walk along all rows meets them: either the row or the block is the next.
+__host__ __device__ inline int64_t part_index(int32_t row, int32_t block) {
+  return static_cast<int64_t>(row) + block;
+}
+
+}  // namespace dsa_ops::topk_sm90::listed
