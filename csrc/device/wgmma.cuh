@@ -64,4 +64,10 @@ __device__ __forceinline__ void pin_registers(float (&acc)[kCount]) {
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(acc[i])::"memory");
 }
 
+template <int kCount>
+__device__ __forceinline__ void pin_registers(uint32_t (&operand)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(operand[i])::"memory");
+}
+
 }  // namespace dsa_ops

@@ -45,6 +45,13 @@ __device__ __forceinline__ void store_matrices(uint32_t address, uint32_t const 
                : "memory");
 }
 
+__device__ __forceinline__ void load_matrices(uint32_t address, uint32_t (&fragment)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(fragment[0]), "=r"(fragment[1]), "=r"(fragment[2]), "=r"(fragment[3])
+               : "r"(address)
+               : "memory");
+}
+
 // 8x8 matrices of 16-bit values, transposed: the lane's address is that of a column.
 __device__ __forceinline__ void store_matrices_transposed(uint32_t address, uint32_t a, uint32_t b,
                                                           uint32_t c, uint32_t d) {

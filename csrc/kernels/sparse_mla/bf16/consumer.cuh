@@ -23,9 +23,10 @@ __device__ __forceinline__ float row_maximum(float value) {
   return fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, 2));
 }
 
-template <int kHeadDim, int kGroup>
+template <class Source, int kGroup>
 struct Consumer {
-  static constexpr int kPanels = kHeadDim / 64;
+  static constexpr int kPanels = Source::kHeadDim / 64;
+  using Tile = bf16::Tile<Source>;
 
   SharedStorage& shared;
   KernelArgs const& args;
@@ -68,21 +69,23 @@ struct Consumer {
     if ((thread & 31) == 0) ptx::mbarrier_arrive(barrier);
   }
 
-  // Issues the score products of one half of the dims.
-  template <int kHalf>
-  __device__ __forceinline__ void issue_scores() {
+  // Issues the score products of a quarter of the dims once it is full.
+  template <int kQuarter>
+  __device__ __forceinline__ void issue_scores(uint32_t phase) {
+    using Panels = QuarterPanels<kQuarter, kPanels>;
     uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
     uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[kGroup]));
-    constexpr int kFirst = kHalf == kLeft ? 0 : kHalfPanels;
-    constexpr int kLast = kHalf == kLeft ? kHalfPanels : kPanels;
+    ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
+    // The even block's scores come first: its softmax lies under the odd block's scores.
+    if (kGroup == 1 && kQuarter == 0) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
+    if (kQuarter == 0) pin_registers(scores);
+    ptx::wgmma_fence();
 #pragma unroll
-    for (int i = kFirst; i < kLast; ++i) {
-      // The RoPE panel first: the even block's probabilities will take its place.
-      int const panel = kHalf == kLeft ? i : (i == kFirst ? kLast - 1 : i - 1);
+    for (int panel = Panels::kFirst; panel < Panels::kLast; ++panel) {
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         uint64_t const offset = panel * kPanelStep + step * kColumnStep;
-        wgmma_ss<ScoreMma>(scores, q + offset, k + offset, kHalf != kLeft || i + step != 0);
+        wgmma_ss<ScoreMma>(scores, q + offset, k + offset, panel + step != 0);
       }
     }
   }
@@ -90,16 +93,11 @@ struct Consumer {
   __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
                                                   bool first) {
     if (first) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
-    ptx::mbarrier_wait(&shared.kv_full[kGroup][kLeft], phase);
-    // The even block's scores come first: its softmax lies under the odd block's scores.
-    if (kGroup == 1) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
-    pin_registers(scores);
-    ptx::wgmma_fence();
-    issue_scores<kLeft>();
+    issue_scores<0>(phase);
+    issue_scores<1>(phase);
     if (first) ptx::mbarrier_wait(&shared.query_full[kRight], query_phase);
-    ptx::mbarrier_wait(&shared.kv_full[kGroup][kRight], phase);
-    ptx::wgmma_fence();
-    issue_scores<kRight>();
+    issue_scores<2>(phase);
+    issue_scores<3>(phase);
     ptx::wgmma_commit();
     if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
     read_valid();
@@ -191,12 +189,17 @@ struct Consumer {
     return moves;
   }
 
-  // Probabilities and reference for the other warpgroup.
-  __device__ __forceinline__ void publish(uint8_t* panel) {
+  // Where this lane's row of the matrices of 16 tokens lies; of step s, xor s << 5.
+  __device__ __forceinline__ uint32_t fragment_address() const {
     int const lane = thread & 31;
-    int const target_row = (thread >> 5) * 16 + (lane & 15);
-    uint32_t const target =
-        ptx::shared_address(panel) + target_row * 128 + (((lane >> 4) ^ (lane & 7)) << 4);
+    int const fragment_row = (thread >> 5) * 16 + (lane & 15);
+    return ptx::shared_address(shared.probability) + fragment_row * 128 +
+           (((lane >> 4) ^ (lane & 7)) << 4);
+  }
+
+  // Probabilities and reference for the other warpgroup.
+  __device__ __forceinline__ void publish() {
+    uint32_t const target = fragment_address();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       ptx::store_matrices(target ^ (step << 5), probability[step]);
@@ -205,8 +208,8 @@ struct Consumer {
       shared.reference[kGroup][row] = reference[0];
       shared.reference[kGroup][row + 8] = reference[1];
     }
-    ptx::fence_proxy_async();
-    ptx::named_barrier_arrive(kGroup == 0 ? kEvenReady : kOddReady, kConsumerThreads);
+    __syncwarp();
+    ptx::named_barrier_arrive((kGroup == 0 ? kEvenReady : kOddReady) + (thread >> 5), 64);
   }
 
   __device__ __forceinline__ void scale_output(float const (&factor)[2]) {
@@ -215,8 +218,11 @@ struct Consumer {
   }
 
   // Waits for the other warpgroup's probabilities and takes over their reference.
-  __device__ __forceinline__ void receive() {
-    ptx::named_barrier_sync(kGroup == 0 ? kOddReady : kEvenReady, kConsumerThreads);
+  __device__ __forceinline__ void receive(uint32_t (&other)[4][4]) {
+    ptx::named_barrier_sync((kGroup == 0 ? kOddReady : kEvenReady) + (thread >> 5), 64);
+    uint32_t const source = fragment_address();
+#pragma unroll
+    for (int step = 0; step < 4; ++step) ptx::load_matrices(source ^ (step << 5), other[step]);
     float factor[2];
     bool grows = false;
 #pragma unroll
@@ -236,34 +242,26 @@ struct Consumer {
     }
   }
 
-  __device__ __forceinline__ uint64_t values(int stage) const {
-    return mn_major_descriptor(ptx::shared_address(shared.kv[stage][kGroup * kHalfPanels]),
-                               kPanelBytes);
-  }
-
-  // output += own block's probabilities . values, probabilities in registers.
-  __device__ __forceinline__ void issue_own() {
-    uint64_t const value = values(kGroup);
+  // output += probabilities . values of a stage.
+  __device__ __forceinline__ void issue_values(uint32_t const (&fragments)[4][4], int stage) {
+    uint64_t const value = mn_major_descriptor(
+        ptx::shared_address(shared.kv[stage][kGroup * kHalfPanels]), kPanelBytes);
     pin_registers(output);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
-      wgmma_rs<OwnMma>(output, probability[step], value + step * kTokenStep, true);
+      wgmma_rs<ValueMma>(output, fragments[step], value + step * kTokenStep, true);
     }
     ptx::wgmma_commit();
   }
 
-  // The other block's, probabilities in shared memory.
-  __device__ __forceinline__ void issue_other(uint8_t const* panel) {
-    uint64_t const value = values(kGroup ^ 1);
-    uint64_t const p = k_major_descriptor(ptx::shared_address(panel));
+  // Lets go of this warpgroup's half of the stage.
+  __device__ __forceinline__ void finish_values(uint32_t (&fragments)[4][4], int stage) {
+    ptx::wgmma_wait<0>();
     pin_registers(output);
-    ptx::wgmma_fence();
 #pragma unroll
-    for (int step = 0; step < 4; ++step) {
-      wgmma_ss<OtherMma>(output, p + step * kColumnStep, value + step * kTokenStep, true);
-    }
-    ptx::wgmma_commit();
+    for (int step = 0; step < 4; ++step) pin_registers(fragments[step]);
+    release(&shared.kv_empty[stage][kGroup]);
   }
 
   __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
@@ -274,39 +272,32 @@ struct Consumer {
     if (last) release(&shared.query_empty);
     float factor[2];
     bool const grows = softmax(factor);
-    ptx::named_barrier_sync(kScoresRead, 128);
-    publish(shared.even_probability());
+    publish();
     if (grows) scale_output(factor);
-    issue_own();
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
-    release(&shared.kv_empty[0][kLeft]);
-    receive();
-    issue_other(shared.odd_probability);
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
-    release(&shared.kv_empty[1][kLeft]);
+    issue_values(probability, 0);
+    finish_values(probability, 0);
+    uint32_t other[4][4];
+    receive(other);
+    issue_values(other, 1);
+    finish_values(other, 1);
   }
 
   __device__ __forceinline__ void pair_of_odd(uint32_t phase, uint32_t query_phase, bool first,
                                               bool last) {
     multiply_scores(phase, query_phase, first);
-    receive();
-    issue_other(shared.even_probability());
+    uint32_t other[4][4];
+    receive(other);
+    issue_values(other, 0);
     ptx::wgmma_wait<1>();
     pin_registers(scores);
     if (last) release(&shared.query_empty);
     float factor[2];
     bool const grows = softmax(factor);
-    publish(shared.odd_probability);
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
-    release(&shared.kv_empty[0][kRight]);
+    publish();
+    finish_values(other, 0);
     if (grows) scale_output(factor);
-    issue_own();
-    ptx::wgmma_wait<0>();
-    pin_registers(output);
-    release(&shared.kv_empty[1][kRight]);
+    issue_values(probability, 1);
+    finish_values(probability, 1);
   }
 
   // Joins the row sums of both warpgroups; writes log-sum-exp and maximum.
@@ -336,7 +327,7 @@ struct Consumer {
       factor[half] = empty ? 0.f : 1.f / total;
       if (!to.exists) continue;
       bool const writes = kGroup == 0 && column == 0;
-      if (args.num_splits > 1) {
+      if (Source::kPaged && args.num_splits > 1) {
         if (writes) args.partial_lse[tile.part(args, to)] = lse_log2;
         continue;
       }
@@ -348,6 +339,16 @@ struct Consumer {
         args.lse[position] = lse_log2 * kLn2;
         if (args.max_logits) args.max_logits[position] = top * kLn2;
       }
+    }
+  }
+
+  // fp32, to be joined with the other parts.
+  __device__ __forceinline__ void store_part(float* target, int half, float factor) const {
+#pragma unroll
+    for (int i = 0; i < 32; ++i) {
+      float const* pair = &output[i * 4 + half * 2];
+      *reinterpret_cast<float2*>(target + i * 8 + column) =
+          make_float2(pair[0] * factor, pair[1] * factor);
     }
   }
 
@@ -364,16 +365,6 @@ struct Consumer {
     for (int i = 0; i < 2; ++i) {
       uint32_t const got = __shfl_xor_sync(0xFFFFFFFFu, second ? words[i] : words[i + 2], 2);
       (second ? words[i] : words[i + 2]) = got;
-    }
-  }
-
-  // fp32, to be joined with the other parts.
-  __device__ __forceinline__ void store_part(float* target, int half, float factor) const {
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      float const* pair = &output[i * 4 + half * 2];
-      *reinterpret_cast<float2*>(target + i * 8 + column) =
-          make_float2(pair[0] * factor, pair[1] * factor);
     }
   }
 
@@ -400,7 +391,7 @@ struct Consumer {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       TileRow const to(tile, row + 8 * half);
-      if (args.num_splits == 1) {
+      if (!Source::kPaged || args.num_splits == 1) {
         int64_t const offset =
             (tile.row + to.member) * args.out_row_stride + to.head * args.out_head_stride;
         store_row(args.out + (to.exists ? offset : 0) + kFirstDim, half, factor[half], to.exists);
@@ -425,10 +416,10 @@ struct Consumer {
   }
 
   __device__ void run() {
-    uint32_t const tiles = num_tiles(args);
+    uint32_t const tiles = num_tiles<Source>(args);
     uint32_t phase = 0, query_phase = 0, parity = 0;
-    for (uint32_t index = next_tile(args, blockIdx.x, tiles); index < tiles;
-         index = next_tile(args, index + gridDim.x, tiles)) {
+    for (uint32_t index = next_tile<Source>(args, blockIdx.x, tiles); index < tiles;
+         index = next_tile<Source>(args, index + gridDim.x, tiles)) {
       int num_pairs;
       {
         Tile const tile(args, index);
@@ -448,7 +439,9 @@ struct Consumer {
       Tile const tile(args, index);
       float factor[2];
       finish_rows(tile, parity, factor);
-      if (tile.packed) mark_leak(tile);
+      if constexpr (Source::kPacks) {
+        if (tile.packed) mark_leak(tile);
+      }
       store_output(tile, factor);
       parity ^= 1;
     }

@@ -52,13 +52,29 @@ struct Gather {
   }
 
   template <int kHalf>
-  __device__ __forceinline__ void copy_half(uint8_t (*panels)[kPanelBytes], Rows const& rows,
-                                            uint64_t* full) const {
-    copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(panels, rows);
-    ptx::cp_async_mbarrier_arrive_noinc(full);
+  __device__ __forceinline__ void copy_query(Tile<Source> const& tile) const {
+    copy<kHalf == kLeft ? 0 : kHalfPanels, kHalf == kLeft ? kHalfPanels : kPanels>(
+        shared.query, query_rows(tile));
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.query_full[kHalf]);
   }
 
-  __device__ __forceinline__ Rows query_rows(Tile const& tile) const {
+  template <int kQuarter>
+  __device__ __forceinline__ void copy_quarter(int stage, Rows const& rows) const {
+    using Panels = QuarterPanels<kQuarter, kPanels>;
+    copy<Panels::kFirst, Panels::kLast>(shared.kv[stage], rows);
+    ptx::cp_async_mbarrier_arrive_noinc(&shared.kv_full[stage][kQuarter]);
+  }
+
+  // Half of a block once it is free.
+  template <int kHalf>
+  __device__ __forceinline__ void copy_tokens(int stage, Rows const& rows, uint32_t phase) const {
+    ptx::mbarrier_wait(&shared.kv_empty[stage][kHalf], phase ^ 1);
+    if constexpr (kHalf == kRight) publish_valid(stage, rows);
+    copy_quarter<2 * kHalf>(stage, rows);
+    copy_quarter<2 * kHalf + 1>(stage, rows);
+  }
+
+  __device__ __forceinline__ Rows query_rows(Tile<Source> const& tile) const {
     Rows rows;
     rows.exists = 0;
 #pragma unroll
@@ -80,14 +96,15 @@ struct Gather {
     uint8_t members[kRows];
   };
 
-  __device__ __forceinline__ void load_entries(Tile const& tile, int block,
+  __device__ __forceinline__ void load_entries(Tile<Source> const& tile, int block,
                                                Entries& entries) const {
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       int const position = block * kBlockTokens + row_of(i);
       bool const exists = position < tile.length;
       entries.keys[i] = exists ? __ldg(tile.entries + position) : -1;
-      entries.members[i] = tile.members && exists ? __ldg(tile.members + position) : 255;
+      entries.members[i] =
+          Source::kPacks && tile.members && exists ? __ldg(tile.members + position) : 255;
     }
   }
 
@@ -136,50 +153,44 @@ struct Gather {
     }
     if (lane < kMaxPackRows) shared.valid[stage][lane][thread >> 5] = static_cast<uint16_t>(word);
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.kv_full[stage][kRight]);
+    if (lane == 0) ptx::mbarrier_arrive(&shared.kv_full[stage][kQuarters - 1]);
   }
 
   __device__ void run() {
-    uint32_t const tiles = num_tiles(args);
+    uint32_t const tiles = num_tiles<Source>(args);
     uint32_t phase = 0, query_phase = 0;
-    uint32_t index = next_tile(args, blockIdx.x, tiles);
+    uint32_t index = next_tile<Source>(args, blockIdx.x, tiles);
     if (index >= tiles) return;
-    Tile tile(args, index);
+    Tile<Source> tile(args, index);
     Entries entries[2];
     load_entries(tile, 0, entries[0]);
     load_entries(tile, 1, entries[1]);
     while (true) {
       for (int pair = 0; pair < tile.num_pairs; ++pair) {
-        Rows const even = token_rows(entries[0]);
-        Rows const odd = token_rows(entries[1]);
+        Rows rows = token_rows(entries[0]);
+        if (pair == 0) {
+          ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
+          copy_query<kLeft>(tile);
+        }
+        copy_tokens<kLeft>(0, rows, phase);
+        if (pair == 0) {
+          copy_query<kRight>(tile);
+          query_phase ^= 1;
+        }
+        copy_tokens<kRight>(0, rows, phase);
+        rows = token_rows(entries[1]);
+        copy_tokens<kLeft>(1, rows, phase);
+        copy_tokens<kRight>(1, rows, phase);
+        // Here the copies have time: the next half is not free for another 2,500 clocks.
         if (pair + 1 < tile.num_pairs) {
           load_entries(tile, 2 * pair + 2, entries[0]);
           load_entries(tile, 2 * pair + 3, entries[1]);
         }
-        if (pair == 0) {
-          Rows const query = query_rows(tile);
-          ptx::mbarrier_wait(&shared.query_empty, query_phase ^ 1);
-          copy_half<kLeft>(shared.query, query, &shared.query_full[kLeft]);
-        }
-        ptx::mbarrier_wait(&shared.kv_empty[0][kLeft], phase ^ 1);
-        copy_half<kLeft>(shared.kv[0], even, &shared.kv_full[0][kLeft]);
-        if (pair == 0) {
-          copy_half<kRight>(shared.query, query_rows(tile), &shared.query_full[kRight]);
-          query_phase ^= 1;
-        }
-        ptx::mbarrier_wait(&shared.kv_empty[0][kRight], phase ^ 1);
-        publish_valid(0, even);
-        copy_half<kRight>(shared.kv[0], even, &shared.kv_full[0][kRight]);
-        ptx::mbarrier_wait(&shared.kv_empty[1][kLeft], phase ^ 1);
-        copy_half<kLeft>(shared.kv[1], odd, &shared.kv_full[1][kLeft]);
-        ptx::mbarrier_wait(&shared.kv_empty[1][kRight], phase ^ 1);
-        publish_valid(1, odd);
-        copy_half<kRight>(shared.kv[1], odd, &shared.kv_full[1][kRight]);
         phase ^= 1;
       }
-      index = next_tile(args, index + gridDim.x, tiles);
+      index = next_tile<Source>(args, index + gridDim.x, tiles);
       if (index >= tiles) break;
-      tile = Tile(args, index);
+      tile = Tile<Source>(args, index);
       load_entries(tile, 0, entries[0]);
       load_entries(tile, 1, entries[1]);
     }

@@ -8,7 +8,7 @@ namespace dsa_ops::sparse_mla::bf16 {
 template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_bf16_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
-  if (args.pack_rows > 1 && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
+  if (Source::kPacks && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
@@ -17,11 +17,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int half = 0; half < 2; ++half) {
       ptx::mbarrier_init(&shared.query_full[half], kProducerThreads);
-      for (int stage = 0; stage < 2; ++stage) {
-        ptx::mbarrier_init(&shared.kv_full[stage][half],
-                           kProducerThreads + (half == kRight ? kProducerThreads / 32 : 0));
-        ptx::mbarrier_init(&shared.kv_empty[stage][half], 4);
-      }
+      ptx::mbarrier_init(&shared.kv_empty[0][half], 4);
+      ptx::mbarrier_init(&shared.kv_empty[1][half], 4);
+    }
+    for (int quarter = 0; quarter < kQuarters; ++quarter) {
+      bool const last = quarter + 1 == kQuarters;
+      int const arrivals = kProducerThreads + (last ? kProducerThreads / 32 : 0);
+      ptx::mbarrier_init(&shared.kv_full[0][quarter], arrivals);
+      ptx::mbarrier_init(&shared.kv_full[1][quarter], arrivals);
     }
     ptx::mbarrier_init(&shared.query_empty, kConsumerThreads / 32);
     ptx::fence_mbarrier_init();
@@ -29,13 +32,17 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   if (warpgroup == 2) {
     ptx::setmaxnreg_dec<kProducerRegisters>();
-    Gather<Source>{shared, args, thread, ptx::evict_last_policy()}.run();
+    // Where no thread block has a second tile, hardly a token is read again: what the L2 holds is
+    // older and, if it was written, costs a write to memory when a token displaces it.
+    bool const reads_once = num_tiles<Source>(args) <= gridDim.x;
+    uint64_t const policy = reads_once ? ptx::evict_first_policy() : ptx::evict_last_policy();
+    Gather<Source>{shared, args, thread, policy}.run();
   } else {
     ptx::setmaxnreg_inc<kConsumerRegisters>();
     if (warpgroup == 0) {
-      Consumer<Source::kHeadDim, 0>(shared, args, thread).run();
+      Consumer<Source, 0>(shared, args, thread).run();
     } else {
-      Consumer<Source::kHeadDim, 1>(shared, args, thread).run();
+      Consumer<Source, 1>(shared, args, thread).run();
     }
   }
 }

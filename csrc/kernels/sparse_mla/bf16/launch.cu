@@ -39,18 +39,25 @@ KernelEntry entry(char const* op, char const* tile) {
 
 Status launch_rows(KernelArgs const& args, int32_t head_dim, int num_sms, char const* op,
                    cudaStream_t stream) {
-  return head_dim == 576 ? launch_kernel<Bf16Rows<576>>(args, num_sms, op, stream)
-                         : launch_kernel<Bf16Rows<512>>(args, num_sms, op, stream);
+  if (args.pack_rows > 1) {
+    return head_dim == 576 ? launch_kernel<Bf16Rows<576, true>>(args, num_sms, op, stream)
+                           : launch_kernel<Bf16Rows<512, true>>(args, num_sms, op, stream);
+  }
+  return head_dim == 576 ? launch_kernel<Bf16Rows<576, false>>(args, num_sms, op, stream)
+                         : launch_kernel<Bf16Rows<512, false>>(args, num_sms, op, stream);
 }
 
 Status launch_cache(KernelArgs const& args, int num_sms, char const* op, cudaStream_t stream) {
   return launch_kernel<Bf16Cache>(args, num_sms, op, stream);
 }
 
-std::array<KernelEntry, 3> kernels() {
-  return {entry<Bf16Rows<576>>("sparse_mla_prefill", "64 heads of one row, 576-dim bf16 rows"),
-          entry<Bf16Rows<512>>("sparse_mla_prefill", "64 heads of one row, 512-dim bf16 rows"),
-          entry<Bf16Cache>("sparse_mla_decode", "64 heads of one row, bf16 paged cache")};
+std::array<KernelEntry, 5> kernels() {
+  return {
+      entry<Bf16Rows<576, false>>("sparse_mla_prefill", "64 heads of one row, 576-dim bf16 rows"),
+      entry<Bf16Rows<576, true>>("sparse_mla_prefill", "packs of rows, 576-dim bf16 rows"),
+      entry<Bf16Rows<512, false>>("sparse_mla_prefill", "64 heads of one row, 512-dim bf16 rows"),
+      entry<Bf16Rows<512, true>>("sparse_mla_prefill", "packs of rows, 512-dim bf16 rows"),
+      entry<Bf16Cache>("sparse_mla_decode", "64 heads of one row, bf16 paged cache")};
 }
 
 }  // namespace dsa_ops::sparse_mla::bf16

@@ -14,6 +14,6 @@ Status launch_rows(KernelArgs const& args, int32_t head_dim, int num_sms, char c
 // args: a paged cache, no packs.
 Status launch_cache(KernelArgs const& args, int num_sms, char const* op, cudaStream_t stream);
 
-std::array<KernelEntry, 3> kernels();
+std::array<KernelEntry, 5> kernels();
 
 }  // namespace dsa_ops::sparse_mla::bf16

@@ -8,6 +8,7 @@ namespace dsa_ops::sparse_mla::bf16 {
 
 struct TileRow;
 
+template <class Source>
 struct Tile {
   int64_t row;  // of a pack the first
   int rows;     // of a pack; 1 without a pack
@@ -21,7 +22,7 @@ struct Tile {
   int num_pairs;           // of blocks
 
   __device__ __forceinline__ Tile(KernelArgs const& args, uint32_t index) {
-    if (args.pack_rows > 1) {
+    if constexpr (Source::kPacks) {
       of_pack(args, args.tiles[index]);
     } else {
       of_row(args, index);
@@ -50,15 +51,15 @@ struct Tile {
   }
 
   __device__ __forceinline__ void of_row(KernelArgs const& args, uint32_t index) {
-    uint32_t const part = index / args.num_splits;
-    uint32_t const r = part / args.head_tiles;
+    uint32_t const part = Source::kPaged ? index / args.num_splits : index;
+    uint32_t const r = part >> (args.head_tiles - 1);  // of one tile or two
     row = r;
     rows = 1;
     packed = false;
     first_head = (part - r * args.head_tiles) * kTileHeads;
     heads = min(kTileHeads, args.num_heads - first_head);
-    split = index - part * args.num_splits;
-    int const part_length = args.blocks_per_split * kBlockTokens;
+    split = index - part * (Source::kPaged ? args.num_splits : 1);
+    int const part_length = Source::kPaged ? args.blocks_per_split * kBlockTokens : args.top_k;
     int const first = split * part_length;
     entries = args.indices + row * args.indices_row_stride + first;
     members = nullptr;
@@ -73,23 +74,27 @@ struct TileRow {
   int head;
   bool exists;
 
-  __device__ __forceinline__ TileRow(Tile const& tile, int row) {
+  template <class Source>
+  __device__ __forceinline__ TileRow(Tile<Source> const& tile, int row) {
     int const pairs = (tile.heads + 1) / 2;
     int const pair = (row >> 4) * 8 + (row & 7);
-    member = pair / pairs;
+    member = Source::kPacks ? pair / pairs : pair >= pairs;
     int const offset = pair - member * pairs + (row >> 3 & 1) * pairs;
     head = tile.first_head + offset;
     exists = member < tile.rows && offset < tile.heads;
   }
 };
 
-__device__ __forceinline__ int64_t Tile::part(KernelArgs const& args, TileRow const& at) const {
+template <class Source>
+__device__ __forceinline__ int64_t Tile<Source>::part(KernelArgs const& args,
+                                                      TileRow const& at) const {
   return (row * args.num_splits + split) * args.num_heads + at.head;
 }
 
 // Tiles of the launch; with packs, places of the list of tiles.
+template <class Source>
 __device__ __forceinline__ uint32_t num_tiles(KernelArgs const& args) {
-  if (args.pack_rows > 1) {
+  if constexpr (Source::kPacks) {
     uint32_t const packs = (args.num_rows + args.pack_rows - 1) / args.pack_rows;
     return packs * args.pack_rows;
   }
@@ -98,9 +103,10 @@ __device__ __forceinline__ uint32_t num_tiles(KernelArgs const& args) {
 
 // The first place from `index` on, in this thread block's steps, where there is something to do; at
 // least num_tiles if there is none. For whole warps, which look at 32 places at a time.
+template <class Source>
 __device__ __forceinline__ uint32_t next_tile(KernelArgs const& args, uint32_t index,
                                               uint32_t tiles) {
-  if (args.pack_rows == 1) return index;
+  if constexpr (!Source::kPacks) return index;
   int const lane = threadIdx.x & 31;
   for (; index < tiles; index += 32 * gridDim.x) {
     uint32_t const own = index + lane * gridDim.x;

@@ -23,30 +23,43 @@ inline constexpr int kConsumerRegisters = 216;
 inline constexpr int kProducerRegisters = 72;
 inline constexpr int kLaunchRegisters = 168;  // per thread before the warpgroups trade theirs
 
-// Rows of kHeadDim_ bf16 values, [num_keys, kHeadDim_], or [num_pages, page_size, kHeadDim_] if
-// paged.
-template <int kHeadDim_, bool kPaged_>
+// Rows of kHeadDim_ bf16 values, [num_keys, kHeadDim_], whose rows of queries attend one by one or
+// in packs, or pages of them, [num_pages, page_size, kHeadDim_], with index lists that may be
+// split. What a launch does not need is not in its kernel: what runs once a tile is fetched cold
+// every time.
+template <int kHeadDim_, bool kPacks_, bool kPaged_>
 struct Bf16Source {
   static constexpr int kHeadDim = kHeadDim_;
+  static constexpr bool kPacks = kPacks_;
   static constexpr bool kPaged = kPaged_;
 };
-template <int kHeadDim>
-using Bf16Rows = Bf16Source<kHeadDim, false>;
-using Bf16Cache = Bf16Source<576, true>;
+template <int kHeadDim, bool kPacks>
+using Bf16Rows = Bf16Source<kHeadDim, kPacks, false>;
+using Bf16Cache = Bf16Source<576, false, true>;
 
 using cute::SM90::GMMA::Major;
 using ScoreMma = cute::SM90::GMMA::MMA_64x64x16_F32BF16BF16_SS<Major::K, Major::K>;
-using OwnMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_RS<Major::K, Major::MN>;
-using OtherMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_SS<Major::K, Major::MN>;
+using ValueMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_RS<Major::K, Major::MN>;
 
 // Stage 0 holds the even block of a pair, stage 1 the odd one. Their left halves are dims 0 ...
-// 255, the right ones the rest; each is filled and freed by itself.
+// 255, the right ones the rest. Half w is freed by warpgroup w, whose values read it last. It is
+// full by quarters of the dims, two panels each and the RoPE part with the last, so that scores
+// start on the first.
 enum Half : int { kLeft = 0, kRight = 1 };
+inline constexpr int kQuarters = 4;
+
+template <int kQuarter, int kPanels>
+struct QuarterPanels {
+  static constexpr int kFirst = kQuarter * 2;
+  static constexpr int kLast = kQuarter + 1 == kQuarters ? kPanels : kFirst + 2;
+};
 
 struct alignas(1024) SharedStorage {
   uint8_t query[kMaxPanels][kPanelBytes];
   uint8_t kv[2][kMaxPanels][kPanelBytes];
-  uint8_t odd_probability[kPanelBytes];
+  // Between warps w of the two warpgroups only, which hold the same rows: the even block's, then
+  // the odd one's.
+  uint8_t probability[kPanelBytes];
   // What a block's probabilities are relative to, log2 units, by head.
   float reference[2][kTileHeads];
   // By parity of the tile and warpgroup: its share of the row sums, and its maxima.
@@ -54,24 +67,20 @@ struct alignas(1024) SharedStorage {
   float maximum[2][2][kTileHeads];
   // Bit i * 4 + j of word w: the row of the pack sees token i * 16 + w * 4 + j of the block.
   uint16_t valid[2][kMaxPackRows][4];
-  uint64_t query_full[2];   // 128 arrivals: every producer thread's copies
-  uint64_t query_empty;     // 8: one lane per consumer warp
-  uint64_t kv_full[2][2];   // 128, and 4 more for the words of valid with the right half
-  uint64_t kv_empty[2][2];  // 4: one lane per warp of the warpgroup that reads the half last
-
-  // The even block's probabilities lie where its RoPE panel was: its last reader is the score
-  // product that they come from, and both are free with the right half.
-  __device__ __forceinline__ uint8_t* even_probability() { return kv[0][kMaxPanels - 1]; }
+  uint64_t query_full[2];          // 128 arrivals: every producer thread's copies
+  uint64_t query_empty;            // 8: one lane per consumer warp
+  uint64_t kv_full[2][kQuarters];  // 128, and 4 more for the words of valid with the last one
+  uint64_t kv_empty[2][2];         // 4: one lane per warp of the half's warpgroup
 };
 static_assert(sizeof(SharedStorage) <= 232448, "227 KB of shared memory of a block");
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kEvenReady = 1,     // warpgroup 0 to 1: the even block's probabilities and reference
-  kOddReady = 2,      // warpgroup 1 to 0: the odd block's
-  kTotalsReady = 3,   // both, once per tile
-  kScoresRead = 4,    // warpgroup 0: no warp reads the RoPE panel any more
-  kScoresIssued = 5,  // warpgroup 0 to 1: the even block's score products are under way
+  kTotalsReady = 1,   // both, once per tile
+  kScoresIssued = 2,  // warpgroup 0 to 1: the even block's score products are under way
+  // Plus w, between warps w: probabilities and references.
+  kEvenReady = 3,  // warpgroup 0 to 1
+  kOddReady = 7,   // warpgroup 1 to 0
 };
 
 }  // namespace dsa_ops::sparse_mla::bf16
