@@ -1,0 +1,52 @@
+// Compile-time contract of the form for 65 to 128 heads, two thread blocks of a cluster: each
+// scores all tokens for its 64 heads and owns 256 output dims of all 128.
+#pragma once
+#include "kernels/sparse_mla/fp8/traits.h"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+inline constexpr int kPairHeads = 128;
+inline constexpr int kPairScoreRegisters = 168;
+inline constexpr int kPairValueRegisters = 160;
+
+// What one thread block scores.
+struct PairTile : HeadTile<64> {
+  // 128 output dims, all heads.
+  using ValueMma = cute::SM90::GMMA::MMA_64x128x16_F32F16F16_RS<Major::K, Major::K>;
+};
+
+// What the references of a block's heads are raised by, as a factor of the output.
+struct alignas(16) PairRescale {
+  float factor[PairTile::kHeads];
+  uint32_t any;  // whether any differs from 1
+};
+
+template <>
+struct alignas(1024) SharedStorage<PairTile> {
+  static constexpr int kStages = PairTile::kStages;
+  static constexpr int kSteps = kBlockTokens / 16;
+
+  uint8_t query[kQueryPanels][PairTile::kPanelBytes];
+  // Of 16 tokens each, by head, in the 32B swizzle; a thread block's own heads lie together, so that
+  // a warp's probabilities go to the other block in one copy.
+  uint8_t probability[kSteps][2][PairTile::kHeads * 32];
+  alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];
+  alignas(16) uint16_t value_scale[kStages][kScaleGroups][kBlockTokens];
+  alignas(16) float2 column[PairTile::kHeads];
+  alignas(16) float warp_result[4][PairTile::kHeads];
+  alignas(16) float step[PairTile::kHeads];
+  alignas(16) float output_factor[kPairHeads];
+  PairRescale rescale[2];  // by the block whose heads they are
+  uint16_t exists[kStages][4];
+  uint64_t token_full[kStages];        // 4 arrivals (gathering warps) and the bytes
+  uint64_t token_empty[kStages];       // 12 arrivals: every other warp, its reads done
+  uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
+  uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
+  // 4 arrivals (warpgroup 0) and the other block's probabilities and factors.
+  uint64_t probability_full;
+  uint64_t probability_empty;  // 16 arrivals: warpgroups 1 and 2 of both blocks
+  uint64_t factor_full;        // 2 arrivals and the other block's factors
+  uint64_t factor_empty;       // 16 arrivals: warpgroups 1 and 2 of both blocks
+};
+
+}  // namespace dsa_ops::sparse_mla::fp8
