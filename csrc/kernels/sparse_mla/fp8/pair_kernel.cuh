@@ -15,8 +15,10 @@ __device__ __forceinline__ void init_pair_barriers(SharedStorage<PairTile>& shar
   }
   ptx::mbarrier_init(&shared.scores_done[0], 4);
   ptx::mbarrier_init(&shared.scores_done[1], 4);
-  ptx::mbarrier_init(&shared.probability_full, 4);
-  ptx::mbarrier_init(&shared.probability_empty, 16);
+  for (int slot = 0; slot < kPairSlots; ++slot) {
+    ptx::mbarrier_init(&shared.probability_full[slot], 2);
+    ptx::mbarrier_init(&shared.probability_empty[slot], 16);
+  }
   ptx::mbarrier_init(&shared.factor_full, 2);
   ptx::mbarrier_init(&shared.factor_empty, 16);
   ptx::fence_mbarrier_init();

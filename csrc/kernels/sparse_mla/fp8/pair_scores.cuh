@@ -18,16 +18,98 @@ __device__ __forceinline__ uint32_t pair_step() { return tile_step() >> 1; }
 struct PairScores : ScoreWarpgroup<PairTile> {
   using Base = ScoreWarpgroup<PairTile>;
   static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
-  static constexpr uint32_t kPeerBytes = 4 * kWarpBytes + sizeof(PairRescale);
 
   float2 sum[kTiles];  // of probabilities, of two heads and a thread's own tokens
+  SlotPlace target;  // of this warp's probabilities
   uint32_t tiles = 0;
 
-  __device__ PairScores(SharedStorage<PairTile>& storage, int thread) : Base(storage, thread) {}
+  __device__ PairScores(SharedStorage<PairTile>& storage, int thread)
+      : Base(storage, thread), target{warp >> 1} {}
 
   static __device__ __forceinline__ uint32_t at_peer(void const* own) {
     return ptx::map_to_rank(ptx::shared_address(own), ptx::cluster_rank() ^ 1);
   }
+
+  // Two k steps of a panel: words 2 * half and 2 * half + 1 of the rows' 16 bytes.
+  static __device__ __forceinline__ void convert_step(uint32_t (&fragment)[4], uint4 const& upper,
+                                                      uint4 const& lower, int step) {
+    uint32_t const a[4] = {upper.x, upper.y, upper.z, upper.w};
+    uint32_t const b[4] = {lower.x, lower.y, lower.z, lower.w};
+    ptx::unpack_e4m3(a[step], fragment[0], fragment[2]);
+    ptx::unpack_e4m3(b[step], fragment[1], fragment[3]);
+  }
+
+  static __device__ __forceinline__ void scale_quarter(Scores& scores, int quarter, float upper,
+                                                       float lower) {
+#pragma unroll
+    for (int i = quarter * kColumns / 2; i < (quarter + 1) * kColumns / 2; ++i) {
+      scores[i] *= (i & 2) ? lower : upper;
+    }
+    if (quarter == 3) pin_registers(scores);
+  }
+
+#ifdef FINE
+  __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
+    constexpr uint64_t kPanelStep = PairTile::kPanelBytes >> 4;
+    constexpr int kHalves = 16;
+    int const lane = lane_index();
+    int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
+    uint32_t const base =
+        ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
+    uint32_t const own = base + (lane & 3) * 16;
+    constexpr uint32_t kLower = 8 * kTokenPitch;
+    uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
+    using Mma = typename PairTile::LatentMma;
+    Scores second;
+    constexpr int kRing = 4;
+    uint32_t fragments[kRing][4];
+    uint4 upper = ptx::load_shared_16(own);
+    uint4 lower = ptx::load_shared_16(own + kLower);
+    convert_step(fragments[0], upper, lower, 0);
+    convert_step(fragments[1], upper, lower, 1);
+#pragma unroll
+    for (int step = 0; step < 32; ++step) {
+      int const panel = step >> 2;
+      uint64_t const b = query + panel * kPanelStep + (step & 3) * 2;
+      ptx::wgmma_fence();
+      if ((panel & 2) == 0) {
+        wgmma_rs<Mma>(scores, fragments[step % kRing], b, step != 0);
+      } else {
+        wgmma_rs<Mma>(second, fragments[step % kRing], b, step != 8);
+      }
+      ptx::wgmma_commit();
+      if (step == 0) read_scales(stage, base, row, lane & 3, token);
+      ptx::wgmma_wait<1>();
+      if (step < 30) convert_step(fragments[(step + 2) % kRing], upper, lower, (step + 2) & 3);
+      if ((step & 3) == 1 && panel < 7) {
+        upper = ptx::load_shared_16(own + (panel + 1) * 64);
+        lower = ptx::load_shared_16(own + kLower + (panel + 1) * 64);
+      }
+      if (step == 8 || step == 24) pin_registers(scores);
+      if (step == 16) pin_registers(second);
+      if (step >= 8 && step < 16 && (step & 1)) {
+        scale_quarter(scores, step >> 1 & 3, token[0].ratio[0], token[1].ratio[0]);
+      }
+      if (step >= 16 && step < 24 && (step & 1)) {
+        scale_quarter(second, step >> 1 & 3, token[0].ratio[1], token[1].ratio[1]);
+      }
+      if (step >= 24 && (step & 1)) {
+        scale_quarter(scores, step >> 1 & 3, token[0].scale[0], token[1].scale[0]);
+      }
+    }
+    uint32_t rope[4][4];
+    load_rope(rope, own + kRopeOffset, kLower);
+    issue<typename PairTile::RopeMma>(scores, rope, query + 8 * kPanelStep, true);
+    release(&shared.token_empty[stage]);
+    ptx::wgmma_wait<0>();
+    pin_registers(scores);
+    pin_registers(second);
+#pragma unroll
+    for (int i = 0; i < 2 * kColumns; ++i) {
+      scores[i] = fmaf(second[i], token[i >> 1 & 1].scale[1], scores[i]);
+    }
+  }
+#endif
 
   __device__ __forceinline__ void exponentiate(Scores const& exponents,
                                                TokenScales const (&token)[2],
@@ -48,10 +130,10 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   }
 
   // Raises the references of the heads whose maximum has outgrown them.
-  __device__ __forceinline__ void raise_references(Scores& exponents) {
+  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
     int const thread = thread_index();
     int const lane = thread & 31;
-    auto& factors = shared.rescale[ptx::cluster_rank()].factor;
+    auto& factors = shared.rescale[buffer][ptx::cluster_rank()].factor;
     float maximum[kColumns];
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
@@ -85,10 +167,11 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   }
 
   // To the own block's place, and from there to the other's.
-  __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], bool rescales) {
+  __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], int buffer,
+                                           bool rescales) {
     uint32_t const rank = ptx::cluster_rank();
     int const lane = lane_index();
-    auto& own = shared.probability[warp][rank];
+    auto& own = shared.probability[target.slot][warp & 1][rank];
     uint32_t const first =
         ptx::shared_address(own) + ((lane >> 4) * 8 + (lane & 7)) * 32 +
         ((((lane >> 3) ^ (lane >> 2)) & 1) << 4);
@@ -97,34 +180,34 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       ptx::store_matrices_transposed(first + tile * 8 * 32, packed[tile * 2], packed[tile * 2 + 1],
                                      packed[tile * 2 + 2], packed[tile * 2 + 3]);
     }
-    PairRescale& rescale = shared.rescale[rank];
+    PairRescale& rescale = shared.rescale[buffer][rank];
     if (thread_index() == 0) rescale.any = rescales;
     ptx::fence_proxy_async();
     __syncwarp();
     if (ptx::elect_one()) {
-      uint32_t const full = at_peer(&shared.probability_full);
-      ptx::bulk_copy_to_cluster(at_peer(&own), ptx::shared_address(&own), kWarpBytes, full);
+      uint64_t* const full = &shared.probability_full[target.slot];
+      ptx::bulk_copy_to_cluster(at_peer(&own), ptx::shared_address(&own), kWarpBytes,
+                                at_peer(full));
       if (warp == 0) {
         ptx::bulk_copy_to_cluster(at_peer(&rescale), ptx::shared_address(&rescale),
-                                  sizeof(PairRescale), full);
-        ptx::mbarrier_arrive_expect_tx(&shared.probability_full, kPeerBytes);
-      } else {
-        ptx::mbarrier_arrive(&shared.probability_full);
+                                  sizeof(PairRescale), at_peer(full));
       }
+      ptx::mbarrier_arrive_expect_tx(full, kWarpBytes + (warp == 0 ? sizeof(PairRescale) : 0));
     }
     __syncwarp();
+    target.advance<2>();
   }
 
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
-                                          uint32_t empty_parity) {
+                                          int buffer) {
     to_exponents(scores, token);
     float maximum = scores[0];
 #pragma unroll
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
     if (raises) {
-      ptx::mbarrier_wait(&shared.probability_empty, empty_parity);
-      raise_references(scores);
+      ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
+      raise_references(scores, buffer);
     }
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
@@ -133,8 +216,8 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
       started = (words.x | words.y) != 0;
     }
-    ptx::mbarrier_wait(&shared.probability_empty, empty_parity);
-    hand_out(packed, rescales);
+    ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
+    hand_out(packed, buffer, rescales);
   }
 
   // One tile.
@@ -149,7 +232,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       TokenScales token[2];
       multiply(place.stage, scores, token);
       release(&shared.scores_done[place.buffer()]);
-      publish(scores, token, place.stage, (place.block & 1) ^ 1);
+      publish(scores, token, place.stage, place.buffer());
       place.advance();
     }
   }

@@ -6,6 +6,7 @@
 namespace dsa_ops::sparse_mla::fp8 {
 
 inline constexpr int kPairHeads = 128;
+inline constexpr int kPairSlots = 3;  // of 32 tokens' probabilities
 inline constexpr int kPairScoreRegisters = 168;
 inline constexpr int kPairValueRegisters = 160;
 
@@ -24,29 +25,44 @@ struct alignas(16) PairRescale {
 template <>
 struct alignas(1024) SharedStorage<PairTile> {
   static constexpr int kStages = PairTile::kStages;
-  static constexpr int kSteps = kBlockTokens / 16;
 
   uint8_t query[kQueryPanels][PairTile::kPanelBytes];
-  // Of 16 tokens each, by head, in the 32B swizzle; a thread block's own heads lie together, so that
-  // a warp's probabilities go to the other block in one copy.
-  uint8_t probability[kSteps][2][PairTile::kHeads * 32];
+  // Of 32 tokens each, two steps of 16; a step by head, in the 32B swizzle. A thread block's own
+  // heads of a step lie together, so that a warp's probabilities go to the other block in one copy.
+  uint8_t probability[kPairSlots][2][2][PairTile::kHeads * 32];
   alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];
   alignas(16) uint16_t value_scale[kStages][kScaleGroups][kBlockTokens];
   alignas(16) float2 column[PairTile::kHeads];
   alignas(16) float warp_result[4][PairTile::kHeads];
   alignas(16) float step[PairTile::kHeads];
   alignas(16) float output_factor[kPairHeads];
-  PairRescale rescale[2];  // by the block whose heads they are
+  PairRescale rescale[2][2];  // by block of tokens, and the thread block whose heads they are
   uint16_t exists[kStages][4];
   uint64_t token_full[kStages];        // 4 arrivals (gathering warps) and the bytes
   uint64_t token_empty[kStages];       // 12 arrivals: every other warp, its reads done
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
   uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
-  // 4 arrivals (warpgroup 0) and the other block's probabilities and factors.
-  uint64_t probability_full;
-  uint64_t probability_empty;  // 16 arrivals: warpgroups 1 and 2 of both blocks
-  uint64_t factor_full;        // 2 arrivals and the other block's factors
-  uint64_t factor_empty;       // 16 arrivals: warpgroups 1 and 2 of both blocks
+  // 2 arrivals (warps of warpgroup 0) and the other block's probabilities, with the first 32 tokens
+  // of a block its factors.
+  uint64_t probability_full[kPairSlots];
+  uint64_t probability_empty[kPairSlots];  // 16 arrivals: warpgroups 1 and 2 of both blocks
+  uint64_t factor_full;                    // 2 arrivals and the other block's factors
+  uint64_t factor_empty;                   // 16 arrivals: warpgroups 1 and 2 of both blocks
+};
+
+// A place in the ring of probabilities, carried from block to block and tile to tile.
+struct SlotPlace {
+  int slot;
+  uint32_t parity = 0;
+
+  template <int kSlots>
+  __device__ __forceinline__ void advance() {
+    slot += kSlots;
+    if (slot >= kPairSlots) {
+      slot -= kPairSlots;
+      parity ^= 1;
+    }
+  }
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -15,6 +15,7 @@ struct PairValues {
   uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
   uint32_t const scales;     // offset of its value scales
   RingPlace<PairTile::kStages> place;
+  SlotPlace source{0};
   uint32_t tiles = 0;
   float output[2][2 * kColumns];
 
@@ -68,8 +69,8 @@ struct PairValues {
     convert_pair(raw.bytes[2], raw.bytes[3], raw.scale.y, tile, fragments[2], fragments[3]);
   }
 
-  __device__ __forceinline__ void rescale() {
-    auto const& rescale = shared.rescale;
+  __device__ __forceinline__ void rescale(int buffer) {
+    auto const& rescale = shared.rescale[buffer];
     if ((rescale[0].any | rescale[1].any) == 0) return;
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
@@ -108,14 +109,18 @@ struct PairValues {
            ((address & 0x3FFFF) >> 4);
   }
 
-  __device__ __forceinline__ void multiply(int stage, uint32_t probability_parity) {
-    ptx::mbarrier_wait_cluster(&shared.probability_full, probability_parity);
-    rescale();
+  __device__ __forceinline__ uint64_t wait_for_probabilities() {
+    ptx::mbarrier_wait_cluster(&shared.probability_full[source.slot], source.parity);
+    return probability_descriptor(ptx::shared_address(shared.probability[source.slot]));
+  }
+
+  __device__ __forceinline__ void multiply(int stage, int buffer) {
+    uint64_t probability = wait_for_probabilities();
+    rescale(buffer);
     for (auto& tile : output) pin_registers(tile);
     uint32_t const token = ptx::shared_address(shared.token[stage]);
     uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
-    uint64_t const probability = probability_descriptor(ptx::shared_address(shared.probability));
-    constexpr uint64_t kStepBytes = sizeof(shared.probability[0]);
+    constexpr uint64_t kStepBytes = sizeof(shared.probability[0][0]);
     RawTokens raw;
     uint32_t fragments[2][4];
     raw.load(token + even, token + odd, scale, 0);
@@ -129,14 +134,20 @@ struct PairValues {
         raw.load(token + even, token + odd, scale, step + 1);
       }
       if (unit > 0) ptx::wgmma_wait<0>();
+      if (unit == kSteps) {
+        release_in_both(&shared.probability_empty[source.slot]);
+        source.advance<1>();
+        probability = wait_for_probabilities();
+      }
       ptx::wgmma_fence();
       wgmma_rs<PairTile::ValueMma>(output[tile], fragments[tile],
-                                   probability + step * (kStepBytes >> 4), true);
+                                   probability + (step & 1) * (kStepBytes >> 4), true);
       ptx::wgmma_commit();
     }
     ptx::wgmma_wait<0>();
     for (auto& tile : output) pin_registers(tile);
-    release_in_both(&shared.probability_empty);
+    release_in_both(&shared.probability_empty[source.slot]);
+    source.advance<1>();
   }
 
   // One tile.
@@ -157,7 +168,7 @@ struct PairValues {
         ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
       }
 #endif
-      multiply(place.stage, place.block & 1);
+      multiply(place.stage, place.buffer());
       place.advance();
     }
   }
