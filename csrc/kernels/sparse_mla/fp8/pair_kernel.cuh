@@ -1,6 +1,7 @@
 // Sparse MLA of 65 to 128 heads over the FP8 paged cache: a cluster of two thread blocks takes rows.
 #pragma once
 #include "kernels/sparse_mla/fp8/gather.cuh"
+#include "kernels/sparse_mla/fp8/pair_gather.cuh"
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
 #include "kernels/sparse_mla/fp8/pair_values.cuh"
 #include "kernels/sparse_mla/fp8/query.cuh"
@@ -11,6 +12,7 @@ __device__ __forceinline__ void init_pair_barriers(SharedStorage<PairTile>& shar
   for (int stage = 0; stage < PairTile::kStages; ++stage) {
     ptx::mbarrier_init(&shared.token_full[stage], 4);
     ptx::mbarrier_init(&shared.token_empty[stage], 12);
+    ptx::mbarrier_init(&shared.stage_free[stage], 4);
     ptx::mbarrier_init(&shared.value_scale_full[stage], 4);
   }
   ptx::mbarrier_init(&shared.scores_done[0], 4);
@@ -30,8 +32,13 @@ __device__ __forceinline__ void gather_pairs(SharedStorage<PairTile>& shared,
   RingPlace<PairTile::kStages> place;
 #pragma unroll 1
   for (uint32_t row = first_pair(); row < args.num_rows; row += pair_step()) {
+#ifdef MULTI
+    gather_half<kReadsOnce>(shared, args, index_list(args, pair_tile_of(args, row)), place,
+                            row == first_pair(), thread);
+#else
     gather_tokens<kReadsOnce>(shared, args, index_list(args, pair_tile_of(args, row)), place,
                               row == first_pair(), thread);
+#endif
   }
 }
 
@@ -74,6 +81,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_dec<kGatherRegisters>();
     gather_pairs<kReadsOnce>(shared, args, thread);
+#ifdef MULTI
+    if (first_pair() >= args.num_rows)
+#endif
     ptx::cluster_wait_acquire();
   } else if (warpgroup == 0) {
     if (threadIdx.x == 0) init_pair_barriers(shared);

@@ -1,6 +1,7 @@
 // Compile-time contract of the form for 65 to 128 heads, two thread blocks of a cluster: each
 // scores all tokens for its 64 heads and owns 256 output dims of all 128.
 #pragma once
+#include "device/ptx/cluster.cuh"
 #include "kernels/sparse_mla/fp8/traits.h"
 
 namespace dsa_ops::sparse_mla::fp8 {
@@ -31,7 +32,7 @@ struct alignas(1024) SharedStorage<PairTile> {
   // heads of a step lie together, so that a warp's probabilities go to the other block in one copy.
   uint8_t probability[kPairSlots][2][2][PairTile::kHeads * 32];
   alignas(128) uint8_t token[kStages][kBlockTokens * kTokenPitch];
-  alignas(16) uint16_t value_scale[kStages][kScaleGroups][kBlockTokens];
+  alignas(16) uint16_t value_scale[kStages][kScaleGroups / 2][kBlockTokens];
   alignas(16) float2 column[PairTile::kHeads];
   alignas(16) float warp_result[4][PairTile::kHeads];
   alignas(16) float step[PairTile::kHeads];
@@ -40,6 +41,7 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint16_t exists[kStages][4];
   uint64_t token_full[kStages];        // 4 arrivals (gathering warps) and the bytes
   uint64_t token_empty[kStages];       // 12 arrivals: every other warp, its reads done
+  uint64_t stage_free[kStages];        // 4 arrivals: the other block's gathering warps
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
   uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
   // 2 arrivals (warps of warpgroup 0) and the other block's probabilities, with the first 32 tokens
@@ -48,6 +50,12 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint64_t probability_empty[kPairSlots];  // 16 arrivals: warpgroups 1 and 2 of both blocks
   uint64_t factor_full;                    // 2 arrivals and the other block's factors
   uint64_t factor_empty;                   // 16 arrivals: warpgroups 1 and 2 of both blocks
+
+  // Of the own output dims only.
+  __device__ __forceinline__ void put_value_scale(int stage, uint32_t group, int position,
+                                                  uint16_t scale) {
+    if (group >> 1 == ptx::cluster_rank()) value_scale[stage][group & 1][position] = scale;
+  }
 };
 
 // A place in the ring of probabilities, carried from block to block and tile to tile.

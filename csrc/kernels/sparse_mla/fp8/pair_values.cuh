@@ -23,7 +23,7 @@ struct PairValues {
       : shared(storage),
         even(token_of_row((thread & 3) * 2) * kTokenPitch + first_dim()),
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
-        scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {}
+        scales(((first_dim() >> 7 & 1) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
   // Read anew at every call: the loop has no register for it.
   static __device__ __forceinline__ uint32_t thread_index() {

@@ -198,8 +198,8 @@ struct ScoreWarpgroup {
     for (int half = 0; half < 2; ++half) {
       uint4 const bits = ptx::load_shared_16(base + half * 8 * kTokenPitch + 512);
       int const position = token_of_row(row + half * 8) & 15;
-      shared.value_scale[stage][group][value_scale_position(row + half * 8)] =
-          token[half].read(bits, exists >> position & 1, group);
+      shared.put_value_scale(stage, group, value_scale_position(row + half * 8),
+                             token[half].read(bits, exists >> position & 1, group));
     }
     release(&shared.value_scale_full[stage]);
   }

@@ -98,6 +98,11 @@ struct alignas(1024) SharedStorage {
   uint64_t probability_full[2];        // 4 arrivals: warpgroup 0
   uint64_t probability_empty[2];       // 8 arrivals: warpgroups 1 and 2
   uint64_t parts_full;                 // 1 arrival and the bytes of all parts to join
+
+  __device__ __forceinline__ void put_value_scale(int stage, int group, int position,
+                                                  uint16_t scale) {
+    value_scale[stage][group][position] = scale;
+  }
 };
 
 // Named barriers (0 is __syncthreads).
