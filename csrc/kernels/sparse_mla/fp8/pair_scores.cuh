@@ -204,20 +204,25 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     float maximum = scores[0];
 #pragma unroll
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
+    STAMP(0, 3);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
     if (raises) {
       ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
       raise_references(scores, buffer);
     }
+    STAMP(0, 4);
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
+    STAMP(0, 5);
     bool const rescales = raises && started;
     if (!started) {
       auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
       started = (words.x | words.y) != 0;
     }
     ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
+    STAMP(0, 6);
     hand_out(packed, buffer, rescales);
+    STAMP(0, 7);
   }
 
   // One tile.
@@ -227,11 +232,14 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     for (float2& sums : sum) sums = make_float2(0.f, 0.f);
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
+      STAMP(0, 0);
       ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
+      STAMP(0, 1);
       Scores scores;
       TokenScales token[2];
       multiply(place.stage, scores, token);
       release(&shared.scores_done[place.buffer()]);
+      STAMP(0, 2);
       publish(scores, token, place.stage, place.buffer());
       place.advance();
     }

@@ -6,6 +6,12 @@
 
 namespace dsa_ops::sparse_mla::fp8 {
 
+#ifdef STAMPED
+__device__ uint32_t g_stamp[132][40][3][16];
+#define STAMP(role, i) do { if ((threadIdx.x & 127) == 0 && place.block < 40) { g_stamp[blockIdx.x][place.block][role][i] = clock(); } } while (0)
+#else
+#define STAMP(role, i)
+#endif
 inline constexpr int kPairHeads = 128;
 inline constexpr int kPairSlots = 3;  // of 32 tokens' probabilities
 inline constexpr int kPairScoreRegisters = 168;

@@ -116,6 +116,7 @@ struct PairValues {
 
   __device__ __forceinline__ void multiply(int stage, int buffer) {
     uint64_t probability = wait_for_probabilities();
+    STAMP(threadIdx.x >> 7, 3);
     rescale(buffer);
     for (auto& tile : output) pin_registers(tile);
     uint32_t const token = ptx::shared_address(shared.token[stage]);
@@ -135,9 +136,11 @@ struct PairValues {
       }
       if (unit > 0) ptx::wgmma_wait<0>();
       if (unit == kSteps) {
+        STAMP(threadIdx.x >> 7, 4);
         release_in_both(&shared.probability_empty[source.slot]);
         source.advance<1>();
         probability = wait_for_probabilities();
+        STAMP(threadIdx.x >> 7, 5);
       }
       ptx::wgmma_fence();
       wgmma_rs<PairTile::ValueMma>(output[tile], fragments[tile],
@@ -145,6 +148,7 @@ struct PairValues {
       ptx::wgmma_commit();
     }
     ptx::wgmma_wait<0>();
+    STAMP(threadIdx.x >> 7, 6);
     for (auto& tile : output) pin_registers(tile);
     release_in_both(&shared.probability_empty[source.slot]);
     source.advance<1>();
@@ -159,8 +163,10 @@ struct PairValues {
     }
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
+      STAMP(threadIdx.x >> 7, 0);
       ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
+      STAMP(threadIdx.x >> 7, 1);
       // As in values.cuh: held back until the next block's scores are done.
 #ifndef UNGATED
       if (block + 1 < num_blocks) {
@@ -168,7 +174,9 @@ struct PairValues {
         ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
       }
 #endif
+      STAMP(threadIdx.x >> 7, 2);
       multiply(place.stage, place.buffer());
+      STAMP(threadIdx.x >> 7, 7);
       place.advance();
     }
   }
