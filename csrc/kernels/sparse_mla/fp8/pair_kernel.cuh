@@ -1,6 +1,5 @@
 // Sparse MLA of 65 to 128 heads over the FP8 paged cache: a cluster of two thread blocks takes rows.
 #pragma once
-#include "kernels/sparse_mla/fp8/gather.cuh"
 #include "kernels/sparse_mla/fp8/pair_gather.cuh"
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
 #include "kernels/sparse_mla/fp8/pair_values.cuh"
@@ -18,6 +17,7 @@ __device__ __forceinline__ void init_pair_barriers(SharedStorage<PairTile>& shar
   ptx::mbarrier_init(&shared.scores_done[0], 4);
   ptx::mbarrier_init(&shared.scores_done[1], 4);
   for (int slot = 0; slot < kPairSlots; ++slot) {
+    ptx::mbarrier_init(&shared.probability_ready[slot], 2);
     ptx::mbarrier_init(&shared.probability_full[slot], 2);
     ptx::mbarrier_init(&shared.probability_empty[slot], 16);
   }
@@ -29,17 +29,12 @@ __device__ __forceinline__ void init_pair_barriers(SharedStorage<PairTile>& shar
 template <bool kReadsOnce>
 __device__ __forceinline__ void gather_pairs(SharedStorage<PairTile>& shared,
                                              KernelArgs const& args, int thread) {
-  RingPlace<PairTile::kStages> place;
+  PairGather<kReadsOnce> gather(shared, thread);
 #pragma unroll 1
   for (uint32_t row = first_pair(); row < args.num_rows; row += pair_step()) {
-#ifdef MULTI
-    gather_half<kReadsOnce>(shared, args, index_list(args, pair_tile_of(args, row)), place,
-                            row == first_pair(), thread);
-#else
-    gather_tokens<kReadsOnce>(shared, args, index_list(args, pair_tile_of(args, row)), place,
-                              row == first_pair(), thread);
-#endif
+    gather.run(args, index_list(args, pair_tile_of(args, row)), row == first_pair());
   }
+  gather.forward_rest();
 }
 
 __device__ __forceinline__ void score_pairs(SharedStorage<PairTile>& shared, KernelArgs const& args,
@@ -81,10 +76,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_dec<kGatherRegisters>();
     gather_pairs<kReadsOnce>(shared, args, thread);
-#ifdef MULTI
-    if (first_pair() >= args.num_rows)
-#endif
-    ptx::cluster_wait_acquire();
   } else if (warpgroup == 0) {
     if (threadIdx.x == 0) init_pair_barriers(shared);
     __syncwarp();

@@ -20,11 +20,12 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
 
   float2 sum[kTiles];  // of probabilities, of two heads and a thread's own tokens
+  uint32_t const rank;
   SlotPlace target;  // of this warp's probabilities
   uint32_t tiles = 0;
 
   __device__ PairScores(SharedStorage<PairTile>& storage, int thread)
-      : Base(storage, thread), target{warp >> 1} {}
+      : Base(storage, thread), rank(ptx::cluster_rank()), target{warp >> 1} {}
 
   static __device__ __forceinline__ uint32_t at_peer(void const* own) {
     return ptx::map_to_rank(ptx::shared_address(own), ptx::cluster_rank() ^ 1);
@@ -42,8 +43,8 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   static __device__ __forceinline__ void scale_quarter(Scores& scores, int quarter, float upper,
                                                        float lower) {
 #pragma unroll
-    for (int i = quarter * kColumns / 2; i < (quarter + 1) * kColumns / 2; ++i) {
-      scores[i] *= (i & 2) ? lower : upper;
+    for (int i = 0; i < 2 * kColumns; ++i) {
+      if (i / (kColumns / 2) == quarter) scores[i] *= (i & 2) ? lower : upper;
     }
     if (quarter == 3) pin_registers(scores);
   }
@@ -51,7 +52,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
 #ifdef FINE
   __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
     constexpr uint64_t kPanelStep = PairTile::kPanelBytes >> 4;
-    constexpr int kHalves = 16;
     int const lane = lane_index();
     int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
     uint32_t const base =
@@ -61,12 +61,17 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
     using Mma = typename PairTile::LatentMma;
     Scores second;
-    constexpr int kRing = 4;
+    constexpr int kAhead = FINE;
+    constexpr int kRing = 2 * kAhead;
     uint32_t fragments[kRing][4];
     uint4 upper = ptx::load_shared_16(own);
     uint4 lower = ptx::load_shared_16(own + kLower);
-    convert_step(fragments[0], upper, lower, 0);
-    convert_step(fragments[1], upper, lower, 1);
+#pragma unroll
+    for (int step = 0; step < kAhead; ++step) convert_step(fragments[step], upper, lower, step);
+    if (kAhead == 4) {
+      upper = ptx::load_shared_16(own + 64);
+      lower = ptx::load_shared_16(own + kLower + 64);
+    }
 #pragma unroll
     for (int step = 0; step < 32; ++step) {
       int const panel = step >> 2;
@@ -79,22 +84,25 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       }
       ptx::wgmma_commit();
       if (step == 0) read_scales(stage, base, row, lane & 3, token);
-      ptx::wgmma_wait<1>();
-      if (step < 30) convert_step(fragments[(step + 2) % kRing], upper, lower, (step + 2) & 3);
-      if ((step & 3) == 1 && panel < 7) {
-        upper = ptx::load_shared_16(own + (panel + 1) * 64);
-        lower = ptx::load_shared_16(own + kLower + (panel + 1) * 64);
+      ptx::wgmma_wait<kAhead>();
+      int const ahead = step + kAhead;
+      if (ahead < 32) convert_step(fragments[ahead % kRing], upper, lower, ahead & 3);
+      if ((ahead & 3) == 3 && ahead < 31) {
+        upper = ptx::load_shared_16(own + (ahead / 4 + 1) * 64);
+        lower = ptx::load_shared_16(own + kLower + (ahead / 4 + 1) * 64);
       }
-      if (step == 8 || step == 24) pin_registers(scores);
-      if (step == 16) pin_registers(second);
-      if (step >= 8 && step < 16 && (step & 1)) {
-        scale_quarter(scores, step >> 1 & 3, token[0].ratio[0], token[1].ratio[0]);
+      if (step == 7 + kAhead || step == 23 + kAhead) pin_registers(scores);
+      if (step == 15 + kAhead) pin_registers(second);
+      // A chain's four steps in flight are over: a quarter of it at each of the next.
+      int const quarter = step - 7 - kAhead;
+      if (quarter >= 0 && quarter < 4) {
+        scale_quarter(scores, quarter, token[0].ratio[0], token[1].ratio[0]);
       }
-      if (step >= 16 && step < 24 && (step & 1)) {
-        scale_quarter(second, step >> 1 & 3, token[0].ratio[1], token[1].ratio[1]);
+      if (quarter >= 8 && quarter < 12) {
+        scale_quarter(second, quarter & 3, token[0].ratio[1], token[1].ratio[1]);
       }
-      if (step >= 24 && (step & 1)) {
-        scale_quarter(scores, step >> 1 & 3, token[0].scale[0], token[1].scale[0]);
+      if (quarter >= 16 && quarter < 20) {
+        scale_quarter(scores, quarter & 3, token[0].scale[0], token[1].scale[0]);
       }
     }
     uint32_t rope[4][4];
@@ -133,7 +141,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
     int const thread = thread_index();
     int const lane = thread & 31;
-    auto& factors = shared.rescale[buffer][ptx::cluster_rank()].factor;
+    auto& factors = shared.rescale[buffer][rank].factor;
     float maximum[kColumns];
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
@@ -169,7 +177,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   // To the own block's place, and from there to the other's.
   __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], int buffer,
                                            bool rescales) {
-    uint32_t const rank = ptx::cluster_rank();
     int const lane = lane_index();
     auto& own = shared.probability[target.slot][warp & 1][rank];
     uint32_t const first =
@@ -184,17 +191,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     if (thread_index() == 0) rescale.any = rescales;
     ptx::fence_proxy_async();
     __syncwarp();
-    if (ptx::elect_one()) {
-      uint64_t* const full = &shared.probability_full[target.slot];
-      ptx::bulk_copy_to_cluster(at_peer(&own), ptx::shared_address(&own), kWarpBytes,
-                                at_peer(full));
-      if (warp == 0) {
-        ptx::bulk_copy_to_cluster(at_peer(&rescale), ptx::shared_address(&rescale),
-                                  sizeof(PairRescale), at_peer(full));
-      }
-      ptx::mbarrier_arrive_expect_tx(full, kWarpBytes + (warp == 0 ? sizeof(PairRescale) : 0));
-    }
-    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&shared.probability_ready[target.slot]);
     target.advance<2>();
   }
 

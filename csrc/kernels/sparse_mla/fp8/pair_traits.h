@@ -14,8 +14,8 @@ __device__ uint32_t g_stamp[132][40][3][16];
 #endif
 inline constexpr int kPairHeads = 128;
 inline constexpr int kPairSlots = 3;  // of 32 tokens' probabilities
-inline constexpr int kPairScoreRegisters = 168;
-inline constexpr int kPairValueRegisters = 160;
+inline constexpr int kPairScoreRegisters = 152;
+inline constexpr int kPairValueRegisters = 168;
 
 // What one thread block scores.
 struct PairTile : HeadTile<64> {
@@ -50,8 +50,9 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint64_t stage_free[kStages];        // 4 arrivals: the other block's gathering warps
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
   uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
-  // 2 arrivals (warps of warpgroup 0) and the other block's probabilities, with the first 32 tokens
-  // of a block its factors.
+  uint64_t probability_ready[kPairSlots];  // 2 arrivals: warps of warpgroup 0
+  // 2 arrivals (gathering warps) and the other block's probabilities, with the first 32 tokens of a
+  // block its factors.
   uint64_t probability_full[kPairSlots];
   uint64_t probability_empty[kPairSlots];  // 16 arrivals: warpgroups 1 and 2 of both blocks
   uint64_t factor_full;                    // 2 arrivals and the other block's factors

@@ -109,13 +109,15 @@ struct PairValues {
            ((address & 0x3FFFF) >> 4);
   }
 
-  __device__ __forceinline__ uint64_t wait_for_probabilities() {
-    ptx::mbarrier_wait_cluster(&shared.probability_full[source.slot], source.parity);
-    return probability_descriptor(ptx::shared_address(shared.probability[source.slot]));
-  }
-
   __device__ __forceinline__ void multiply(int stage, int buffer) {
-    uint64_t probability = wait_for_probabilities();
+    SlotPlace second = source;
+    second.advance<1>();
+    ptx::mbarrier_wait(&shared.probability_full[source.slot], source.parity);
+    ptx::mbarrier_wait(&shared.probability_full[second.slot], second.parity);
+    uint64_t const first_half =
+        probability_descriptor(ptx::shared_address(shared.probability[source.slot]));
+    uint64_t const second_half =
+        probability_descriptor(ptx::shared_address(shared.probability[second.slot]));
     STAMP(threadIdx.x >> 7, 3);
     rescale(buffer);
     for (auto& tile : output) pin_registers(tile);
@@ -138,20 +140,18 @@ struct PairValues {
       if (unit == kSteps) {
         STAMP(threadIdx.x >> 7, 4);
         release_in_both(&shared.probability_empty[source.slot]);
-        source.advance<1>();
-        probability = wait_for_probabilities();
         STAMP(threadIdx.x >> 7, 5);
       }
       ptx::wgmma_fence();
       wgmma_rs<PairTile::ValueMma>(output[tile], fragments[tile],
-                                   probability + (step & 1) * (kStepBytes >> 4), true);
+                                   (step < 2 ? first_half : second_half) + (step & 1) * (kStepBytes >> 4), true);
       ptx::wgmma_commit();
     }
     ptx::wgmma_wait<0>();
     STAMP(threadIdx.x >> 7, 6);
     for (auto& tile : output) pin_registers(tile);
-    release_in_both(&shared.probability_empty[source.slot]);
-    source.advance<1>();
+    release_in_both(&shared.probability_empty[second.slot]);
+    source.advance<2>();
   }
 
   // One tile.
