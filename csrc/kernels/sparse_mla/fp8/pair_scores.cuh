@@ -195,14 +195,28 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     target.advance<2>();
   }
 
+  // Whether any exponent is above kSlackLog2: positive floats are in the order of their bits, and
+  // the maximum of three integers is one instruction.
+  static __device__ __forceinline__ bool exceeds_slack(Scores const& exponents) {
+    int maximum[2] = {__float_as_int(exponents[0]), __float_as_int(exponents[1])};
+#pragma unroll
+    for (int i = 2; i < 2 * kColumns; i += 4) {
+      for (int chain = 0; chain < 2; ++chain) {
+        int const j = i + 2 * chain;
+        if (j + 1 < 2 * kColumns) {
+          maximum[chain] = __vimax3_s32(maximum[chain], __float_as_int(exponents[j]),
+                                        __float_as_int(exponents[j + 1]));
+        }
+      }
+    }
+    return max(maximum[0], maximum[1]) > __float_as_int(kSlackLog2);
+  }
+
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
                                           int buffer) {
     to_exponents(scores, token);
-    float maximum = scores[0];
-#pragma unroll
-    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
     STAMP(0, 3);
-    bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
+    bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
     if (raises) {
       ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
       raise_references(scores, buffer);

@@ -109,7 +109,23 @@ struct PairValues {
            ((address & 0x3FFFF) >> 4);
   }
 
-  __device__ __forceinline__ void multiply(int stage, int buffer) {
+  // One block. Held back, with the first fragments in place, until the next block's scores are done:
+  // see values.cuh.
+  __device__ __forceinline__ void multiply(bool held_back) {
+    int const stage = place.stage;
+    uint32_t const token = ptx::shared_address(shared.token[stage]);
+    uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
+    constexpr uint64_t kStepBytes = sizeof(shared.probability[0][0]);
+    RawTokens raw;
+    uint32_t fragments[2][4];
+    raw.load(token + even, token + odd, scale, 0);
+    convert(raw, 0, fragments[0]);
+    STAMP(threadIdx.x >> 7, 1);
+    if (held_back) {
+      uint32_t const next = place.block + 1;
+      ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
+    }
+    STAMP(threadIdx.x >> 7, 2);
     SlotPlace second = source;
     second.advance<1>();
     ptx::mbarrier_wait(&shared.probability_full[source.slot], source.parity);
@@ -119,23 +135,11 @@ struct PairValues {
     uint64_t const second_half =
         probability_descriptor(ptx::shared_address(shared.probability[second.slot]));
     STAMP(threadIdx.x >> 7, 3);
-    rescale(buffer);
+    rescale(place.buffer());
     for (auto& tile : output) pin_registers(tile);
-    uint32_t const token = ptx::shared_address(shared.token[stage]);
-    uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
-    constexpr uint64_t kStepBytes = sizeof(shared.probability[0][0]);
-    RawTokens raw;
-    uint32_t fragments[2][4];
-    raw.load(token + even, token + odd, scale, 0);
 #pragma unroll
     for (int unit = 0; unit < 2 * kSteps; ++unit) {
       int const step = unit >> 1, tile = unit & 1;
-      convert(raw, tile, fragments[tile]);
-      if (unit + 1 == 2 * kSteps) {
-        release(&shared.token_empty[stage]);
-      } else if (tile == 1) {
-        raw.load(token + even, token + odd, scale, step + 1);
-      }
       if (unit > 0) ptx::wgmma_wait<0>();
       if (unit == kSteps) {
         STAMP(threadIdx.x >> 7, 4);
@@ -144,14 +148,27 @@ struct PairValues {
       }
       ptx::wgmma_fence();
       wgmma_rs<PairTile::ValueMma>(output[tile], fragments[tile],
-                                   (step < 2 ? first_half : second_half) + (step & 1) * (kStepBytes >> 4), true);
+                                   (step < 2 ? first_half : second_half) +
+                                       (step & 1) * (kStepBytes >> 4),
+                                   true);
       ptx::wgmma_commit();
+      if (tile == 1 && step + 1 < kSteps) {
+        convert(raw, 0, fragments[0]);
+      } else if (tile == 0) {
+        convert(raw, 1, fragments[1]);
+        if (step + 1 < kSteps) {
+          raw.load(token + even, token + odd, scale, step + 1);
+        } else {
+          release(&shared.token_empty[stage]);
+        }
+      }
     }
     ptx::wgmma_wait<0>();
     STAMP(threadIdx.x >> 7, 6);
     for (auto& tile : output) pin_registers(tile);
     release_in_both(&shared.probability_empty[second.slot]);
     source.advance<2>();
+    STAMP(threadIdx.x >> 7, 7);
   }
 
   // One tile.
@@ -166,17 +183,7 @@ struct PairValues {
       STAMP(threadIdx.x >> 7, 0);
       ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
-      STAMP(threadIdx.x >> 7, 1);
-      // As in values.cuh: held back until the next block's scores are done.
-#ifndef UNGATED
-      if (block + 1 < num_blocks) {
-        uint32_t const next = place.block + 1;
-        ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
-      }
-#endif
-      STAMP(threadIdx.x >> 7, 2);
-      multiply(place.stage, place.buffer());
-      STAMP(threadIdx.x >> 7, 7);
+      multiply(block + 1 < num_blocks);
       place.advance();
     }
   }
