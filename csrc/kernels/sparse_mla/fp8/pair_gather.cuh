@@ -28,6 +28,8 @@ struct PairGather {
   __device__ __forceinline__ void forward() {
     ptx::mbarrier_wait(&shared.probability_ready[source.slot], source.parity);
     if (ptx::elect_one()) {
+      // For warpgroup 0, which has no time for it: no product or copy reads its stores before.
+      ptx::fence_proxy_async();
       uint32_t const rank = ptx::cluster_rank();
       auto& own = shared.probability[source.slot][warp & 1][rank];
       uint64_t* const full = &shared.probability_full[source.slot];

@@ -160,7 +160,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       shared.step[thread] = step;
       shared.column[thread].y -= step;
       factors[thread] = started ? ptx::exp2_flushed(-step) : 1.f;
-      ptx::fence_proxy_async();
     }
     ptx::named_barrier_sync(kScoreVote, 128);
 #pragma unroll
@@ -189,7 +188,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     }
     PairRescale& rescale = shared.rescale[buffer][rank];
     if (thread_index() == 0) rescale.any = rescales;
-    ptx::fence_proxy_async();
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(&shared.probability_ready[target.slot]);
     target.advance<2>();
