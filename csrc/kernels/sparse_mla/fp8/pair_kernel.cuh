@@ -3,7 +3,7 @@
 #include "kernels/sparse_mla/fp8/pair_gather.cuh"
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
 #include "kernels/sparse_mla/fp8/pair_values.cuh"
-#include "kernels/sparse_mla/fp8/query.cuh"
+#include "kernels/sparse_mla/fp8/pair_query.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 
@@ -44,12 +44,17 @@ __device__ __forceinline__ void score_pairs(SharedStorage<PairTile>& shared, Ker
 #pragma unroll 1
   for (;;) {
     scores.run(index_list(args, pair_tile_of(args, row)).num_blocks);
+    uint32_t const next_row = row + pair_step();
+    PairQuery query;
+    Tile next = pair_tile_of(args, next_row);
+    if (next_row >= args.num_rows) next.heads = 0;
+    query.start(args, next, scores.thread_index());
     scores.finish(args, pair_tile_of(args, row));
-    row += pair_step();
+    row = next_row;
     if (row >= args.num_rows) return;
     // Every warp's products are over, and what `finish` reads has been read.
     ptx::named_barrier_sync(kScoreVote, 128);
-    load_query_tile<128>(shared, args, pair_tile_of(args, row), scores.thread_index());
+    query.complete(shared, args, pair_tile_of(args, row), scores.thread_index());
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kScoreVote, 128);
   }

@@ -247,7 +247,9 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       Scores scores;
       TokenScales token[2];
       multiply(place.stage, scores, token);
+#ifndef GATE
       release(&shared.scores_done[place.buffer()]);
+#endif
       STAMP(0, 2);
       publish(scores, token, place.stage, place.buffer());
       place.advance();
@@ -274,11 +276,13 @@ struct PairScores : ScoreWarpgroup<PairTile> {
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
     bool const empty = total == 0.f;
-    float const lse = empty ? -INFINITY : (log2f(total) + reference) * kLn2;
-    float factor = empty ? 0.f : 1.f / total;
+    float const lse = empty ? -INFINITY : (ptx::log2_approx(total) + reference) * kLn2;
+    float factor = empty ? 0.f : __fdividef(1.f, total);
     int const head = tile.first_head + thread;
     if (thread < tile.heads) {
-      if (args.attn_sink && !empty) factor /= 1.f + expf(args.attn_sink[head] - lse);
+      if (args.attn_sink && !empty) {
+        factor = __fdividef(factor, 1.f + __expf(args.attn_sink[head] - lse));
+      }
       args.lse[tile.row * args.num_heads + head] = lse;
     }
     ptx::mbarrier_wait(&shared.factor_empty, parity);

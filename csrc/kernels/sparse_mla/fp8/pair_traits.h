@@ -19,6 +19,7 @@ inline constexpr int kPairValueRegisters = 168;
 
 // What one thread block scores.
 struct PairTile : HeadTile<64> {
+  static constexpr bool kPair = true;
   // 128 output dims, all heads.
   using ValueMma = cute::SM90::GMMA::MMA_64x128x16_F32F16F16_RS<Major::K, Major::K>;
 };

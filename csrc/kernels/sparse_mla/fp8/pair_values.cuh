@@ -140,8 +140,14 @@ struct PairValues {
 #pragma unroll
     for (int unit = 0; unit < 2 * kSteps; ++unit) {
       int const step = unit >> 1, tile = unit & 1;
+#ifndef DEEP
       if (unit > 0) ptx::wgmma_wait<0>();
+#endif
+#ifdef DEEP
+      if (unit == kSteps + 1) {
+#else
       if (unit == kSteps) {
+#endif
         STAMP(threadIdx.x >> 7, 4);
         release_in_both(&shared.probability_empty[source.slot]);
         STAMP(threadIdx.x >> 7, 5);
@@ -152,6 +158,9 @@ struct PairValues {
                                        (step & 1) * (kStepBytes >> 4),
                                    true);
       ptx::wgmma_commit();
+#ifdef DEEP
+      if (unit > 0) ptx::wgmma_wait<1>();
+#endif
       if (tile == 1 && step + 1 < kSteps) {
         convert(raw, 0, fragments[0]);
       } else if (tile == 0) {
