@@ -20,104 +20,15 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
 
   float2 sum[kTiles];  // of probabilities, of two heads and a thread's own tokens
-  uint32_t const rank;
   SlotPlace target;  // of this warp's probabilities
   uint32_t tiles = 0;
 
   __device__ PairScores(SharedStorage<PairTile>& storage, int thread)
-      : Base(storage, thread), rank(ptx::cluster_rank()), target{warp >> 1} {}
+      : Base(storage, thread), target{warp >> 1} {}
 
   static __device__ __forceinline__ uint32_t at_peer(void const* own) {
     return ptx::map_to_rank(ptx::shared_address(own), ptx::cluster_rank() ^ 1);
   }
-
-  // Two k steps of a panel: words 2 * half and 2 * half + 1 of the rows' 16 bytes.
-  static __device__ __forceinline__ void convert_step(uint32_t (&fragment)[4], uint4 const& upper,
-                                                      uint4 const& lower, int step) {
-    uint32_t const a[4] = {upper.x, upper.y, upper.z, upper.w};
-    uint32_t const b[4] = {lower.x, lower.y, lower.z, lower.w};
-    ptx::unpack_e4m3(a[step], fragment[0], fragment[2]);
-    ptx::unpack_e4m3(b[step], fragment[1], fragment[3]);
-  }
-
-  static __device__ __forceinline__ void scale_quarter(Scores& scores, int quarter, float upper,
-                                                       float lower) {
-#pragma unroll
-    for (int i = 0; i < 2 * kColumns; ++i) {
-      if (i / (kColumns / 2) == quarter) scores[i] *= (i & 2) ? lower : upper;
-    }
-    if (quarter == 3) pin_registers(scores);
-  }
-
-#ifdef FINE
-  __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
-    constexpr uint64_t kPanelStep = PairTile::kPanelBytes >> 4;
-    int const lane = lane_index();
-    int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
-    uint32_t const base =
-        ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
-    uint32_t const own = base + (lane & 3) * 16;
-    constexpr uint32_t kLower = 8 * kTokenPitch;
-    uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
-    using Mma = typename PairTile::LatentMma;
-    Scores second;
-    constexpr int kAhead = FINE;
-    constexpr int kRing = 2 * kAhead;
-    uint32_t fragments[kRing][4];
-    uint4 upper = ptx::load_shared_16(own);
-    uint4 lower = ptx::load_shared_16(own + kLower);
-#pragma unroll
-    for (int step = 0; step < kAhead; ++step) convert_step(fragments[step], upper, lower, step);
-    if (kAhead == 4) {
-      upper = ptx::load_shared_16(own + 64);
-      lower = ptx::load_shared_16(own + kLower + 64);
-    }
-#pragma unroll
-    for (int step = 0; step < 32; ++step) {
-      int const panel = step >> 2;
-      uint64_t const b = query + panel * kPanelStep + (step & 3) * 2;
-      ptx::wgmma_fence();
-      if ((panel & 2) == 0) {
-        wgmma_rs<Mma>(scores, fragments[step % kRing], b, step != 0);
-      } else {
-        wgmma_rs<Mma>(second, fragments[step % kRing], b, step != 8);
-      }
-      ptx::wgmma_commit();
-      if (step == 0) read_scales(stage, base, row, lane & 3, token);
-      ptx::wgmma_wait<kAhead>();
-      int const ahead = step + kAhead;
-      if (ahead < 32) convert_step(fragments[ahead % kRing], upper, lower, ahead & 3);
-      if ((ahead & 3) == 3 && ahead < 31) {
-        upper = ptx::load_shared_16(own + (ahead / 4 + 1) * 64);
-        lower = ptx::load_shared_16(own + kLower + (ahead / 4 + 1) * 64);
-      }
-      if (step == 7 + kAhead || step == 23 + kAhead) pin_registers(scores);
-      if (step == 15 + kAhead) pin_registers(second);
-      // A chain's four steps in flight are over: a quarter of it at each of the next.
-      int const quarter = step - 7 - kAhead;
-      if (quarter >= 0 && quarter < 4) {
-        scale_quarter(scores, quarter, token[0].ratio[0], token[1].ratio[0]);
-      }
-      if (quarter >= 8 && quarter < 12) {
-        scale_quarter(second, quarter & 3, token[0].ratio[1], token[1].ratio[1]);
-      }
-      if (quarter >= 16 && quarter < 20) {
-        scale_quarter(scores, quarter & 3, token[0].scale[0], token[1].scale[0]);
-      }
-    }
-    uint32_t rope[4][4];
-    load_rope(rope, own + kRopeOffset, kLower);
-    issue<typename PairTile::RopeMma>(scores, rope, query + 8 * kPanelStep, true);
-    release(&shared.token_empty[stage]);
-    ptx::wgmma_wait<0>();
-    pin_registers(scores);
-    pin_registers(second);
-#pragma unroll
-    for (int i = 0; i < 2 * kColumns; ++i) {
-      scores[i] = fmaf(second[i], token[i >> 1 & 1].scale[1], scores[i]);
-    }
-  }
-#endif
 
   __device__ __forceinline__ void exponentiate(Scores const& exponents,
                                                TokenScales const (&token)[2],
@@ -141,7 +52,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
     int const thread = thread_index();
     int const lane = thread & 31;
-    auto& factors = shared.rescale[buffer][rank].factor;
+    auto& factors = shared.rescale[buffer][ptx::cluster_rank()].factor;
     float maximum[kColumns];
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
@@ -177,6 +88,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], int buffer,
                                            bool rescales) {
     int const lane = lane_index();
+    uint32_t const rank = ptx::cluster_rank();
     auto& own = shared.probability[target.slot][warp & 1][rank];
     uint32_t const first =
         ptx::shared_address(own) + ((lane >> 4) * 8 + (lane & 7)) * 32 +
@@ -211,7 +123,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   }
 
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
-                                          int buffer) {
+                                          int buffer, bool more) {
     to_exponents(scores, token);
     STAMP(0, 3);
     bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
@@ -228,6 +140,11 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
       started = (words.x | words.y) != 0;
     }
+    if (more) {
+      RingPlace<kStages> following = place;
+      following.advance();
+      ptx::mbarrier_wait(&shared.token_full[following.stage], following.stage_parity);
+    }
     ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
     STAMP(0, 6);
     hand_out(packed, buffer, rescales);
@@ -239,19 +156,21 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     started = false;
 #pragma unroll
     for (float2& sums : sum) sums = make_float2(0.f, 0.f);
+    if (num_blocks > 0) ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
 #pragma unroll 1
-    for (int block = 0; block < num_blocks; ++block) {
+    for (int left = num_blocks - 1; left >= 0; --left) {
       STAMP(0, 0);
-      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       STAMP(0, 1);
+      RawRows first;
+      load_first_panel(place.stage, first);
       Scores scores;
       TokenScales token[2];
-      multiply(place.stage, scores, token);
+      multiply(place.stage, first, scores, token);
 #ifndef GATE
       release(&shared.scores_done[place.buffer()]);
 #endif
       STAMP(0, 2);
-      publish(scores, token, place.stage, place.buffer());
+      publish(scores, token, place.stage, place.buffer(), left > 0);
       place.advance();
     }
   }

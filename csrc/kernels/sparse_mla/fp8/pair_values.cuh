@@ -200,6 +200,9 @@ struct PairValues {
   // Normalised, in bf16.
   __device__ __forceinline__ void store(KernelArgs const& args, int64_t row) {
     ptx::mbarrier_wait_cluster(&shared.factor_full, tiles++ & 1);
+#ifdef STAMPED
+    if ((threadIdx.x & 127) == 0 && place.block == 32) g_stamp[blockIdx.x][31][threadIdx.x >> 7][8] = clock();
+#endif
     int const first_head = quad_lane() * 2;
     uint16_t* target =
         args.out + row * args.out_row_stride + first_head * args.out_head_stride + first_dim();
