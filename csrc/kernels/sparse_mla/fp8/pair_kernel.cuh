@@ -48,25 +48,15 @@ __device__ __forceinline__ void score_pairs(SharedStorage<PairTile>& shared, Ker
     PairQuery query;
     Tile next = pair_tile_of(args, next_row);
     if (next_row >= args.num_rows) next.heads = 0;
-#ifdef STAMPED
-#define STAMPQ(i) do { if (threadIdx.x == 0 && scores.place.block == 32) g_stamp[blockIdx.x][31][0][i] = clock(); } while (0)
-#else
-#define STAMPQ(i)
-#endif
     query.start(args, next, scores.thread_index());
-    STAMPQ(8);
     scores.finish(args, pair_tile_of(args, row));
-    STAMPQ(9);
     row = next_row;
     if (row >= args.num_rows) return;
     // Every warp's products are over, and what `finish` reads has been read.
     ptx::named_barrier_sync(kScoreVote, 128);
-    STAMPQ(10);
     query.complete(shared, args, pair_tile_of(args, row), scores.thread_index());
-    STAMPQ(11);
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kScoreVote, 128);
-    STAMPQ(12);
   }
 }
 

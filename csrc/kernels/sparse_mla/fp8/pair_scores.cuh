@@ -125,16 +125,13 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
                                           int buffer, bool more) {
     to_exponents(scores, token);
-    STAMP(0, 3);
     bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
     if (raises) {
       ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
       raise_references(scores, buffer);
     }
-    STAMP(0, 4);
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
-    STAMP(0, 5);
     bool const rescales = raises && started;
     if (!started) {
       auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
@@ -146,9 +143,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       ptx::mbarrier_wait(&shared.token_full[following.stage], following.stage_parity);
     }
     ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
-    STAMP(0, 6);
     hand_out(packed, buffer, rescales);
-    STAMP(0, 7);
   }
 
   // One tile.
@@ -159,17 +154,11 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     if (num_blocks > 0) ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
 #pragma unroll 1
     for (int left = num_blocks - 1; left >= 0; --left) {
-      STAMP(0, 0);
-      STAMP(0, 1);
       RawRows first;
       load_first_panel(place.stage, first);
       Scores scores;
       TokenScales token[2];
       multiply(place.stage, first, scores, token);
-#ifndef GATE
-      release(&shared.scores_done[place.buffer()]);
-#endif
-      STAMP(0, 2);
       publish(scores, token, place.stage, place.buffer(), left > 0);
       place.advance();
     }

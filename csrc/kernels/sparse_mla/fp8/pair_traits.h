@@ -6,12 +6,6 @@
 
 namespace dsa_ops::sparse_mla::fp8 {
 
-#ifdef STAMPED
-__device__ uint32_t g_stamp[132][40][3][16];
-#define STAMP(role, i) do { if ((threadIdx.x & 127) == 0 && place.block < 40) { g_stamp[blockIdx.x][place.block][role][i] = clock(); } } while (0)
-#else
-#define STAMP(role, i)
-#endif
 inline constexpr int kPairHeads = 128;
 inline constexpr int kPairSlots = 3;  // of 32 tokens' probabilities
 inline constexpr int kPairScoreRegisters = 152;
@@ -19,7 +13,7 @@ inline constexpr int kPairValueRegisters = 168;
 
 // What one thread block scores.
 struct PairTile : HeadTile<64> {
-  static constexpr bool kPair = true;
+  static constexpr bool kReleasesEarly = true;
   // 128 output dims, all heads.
   using ValueMma = cute::SM90::GMMA::MMA_64x128x16_F32F16F16_RS<Major::K, Major::K>;
 };
@@ -50,7 +44,7 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint64_t token_empty[kStages];       // 12 arrivals: every other warp, its reads done
   uint64_t stage_free[kStages];        // 4 arrivals: the other block's gathering warps
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
-  uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
+  uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block issued
   uint64_t probability_ready[kPairSlots];  // 2 arrivals: warps of warpgroup 0
   // 2 arrivals (gathering warps) and the other block's probabilities, with the first 32 tokens of a
   // block its factors.

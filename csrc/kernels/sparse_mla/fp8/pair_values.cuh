@@ -120,12 +120,10 @@ struct PairValues {
     uint32_t fragments[2][4];
     raw.load(token + even, token + odd, scale, 0);
     convert(raw, 0, fragments[0]);
-    STAMP(threadIdx.x >> 7, 1);
     if (held_back) {
       uint32_t const next = place.block + 1;
       ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
     }
-    STAMP(threadIdx.x >> 7, 2);
     SlotPlace second = source;
     second.advance<1>();
     ptx::mbarrier_wait(&shared.probability_full[source.slot], source.parity);
@@ -134,23 +132,14 @@ struct PairValues {
         probability_descriptor(ptx::shared_address(shared.probability[source.slot]));
     uint64_t const second_half =
         probability_descriptor(ptx::shared_address(shared.probability[second.slot]));
-    STAMP(threadIdx.x >> 7, 3);
     rescale(place.buffer());
     for (auto& tile : output) pin_registers(tile);
 #pragma unroll
     for (int unit = 0; unit < 2 * kSteps; ++unit) {
       int const step = unit >> 1, tile = unit & 1;
-#ifndef DEEP
       if (unit > 0) ptx::wgmma_wait<0>();
-#endif
-#ifdef DEEP
-      if (unit == kSteps + 1) {
-#else
       if (unit == kSteps) {
-#endif
-        STAMP(threadIdx.x >> 7, 4);
         release_in_both(&shared.probability_empty[source.slot]);
-        STAMP(threadIdx.x >> 7, 5);
       }
       ptx::wgmma_fence();
       wgmma_rs<PairTile::ValueMma>(output[tile], fragments[tile],
@@ -158,9 +147,6 @@ struct PairValues {
                                        (step & 1) * (kStepBytes >> 4),
                                    true);
       ptx::wgmma_commit();
-#ifdef DEEP
-      if (unit > 0) ptx::wgmma_wait<1>();
-#endif
       if (tile == 1 && step + 1 < kSteps) {
         convert(raw, 0, fragments[0]);
       } else if (tile == 0) {
@@ -173,11 +159,9 @@ struct PairValues {
       }
     }
     ptx::wgmma_wait<0>();
-    STAMP(threadIdx.x >> 7, 6);
     for (auto& tile : output) pin_registers(tile);
     release_in_both(&shared.probability_empty[second.slot]);
     source.advance<2>();
-    STAMP(threadIdx.x >> 7, 7);
   }
 
   // One tile.
@@ -189,7 +173,6 @@ struct PairValues {
     }
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      STAMP(threadIdx.x >> 7, 0);
       ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
       multiply(block + 1 < num_blocks);
@@ -200,9 +183,6 @@ struct PairValues {
   // Normalised, in bf16.
   __device__ __forceinline__ void store(KernelArgs const& args, int64_t row) {
     ptx::mbarrier_wait_cluster(&shared.factor_full, tiles++ & 1);
-#ifdef STAMPED
-    if ((threadIdx.x & 127) == 0 && place.block == 32) g_stamp[blockIdx.x][31][threadIdx.x >> 7][8] = clock();
-#endif
     int const first_head = quad_lane() * 2;
     uint16_t* target =
         args.out + row * args.out_row_stride + first_head * args.out_head_stride + first_dim();

@@ -178,9 +178,6 @@ struct ScoreWarpgroup {
         issue<Mma>(second, fragments[panel & 1], query + panel * kPanelStep, panel != 2);
       }
       if (panel == 0) read_scales(stage, base, lane & 3, token);
-#ifdef GATE
-      if (HeadTile::kPair && panel == GATE) release(&shared.scores_done[place.buffer()]);
-#endif
       ptx::wgmma_wait<1>();
       if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
       if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
@@ -189,9 +186,7 @@ struct ScoreWarpgroup {
     load_rope(fragments[0], own + kRopeOffset, kLower);
     issue<typename HeadTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
     release(&shared.token_empty[stage]);
-#ifdef GATE
-    if (HeadTile::kPair && GATE == 8) release(&shared.scores_done[place.buffer()]);
-#endif
+    if constexpr (HeadTile::kReleasesEarly) release(&shared.scores_done[place.buffer()]);
     ptx::wgmma_wait<0>();
     pin_registers(scores);
     pin_registers(second);
@@ -392,7 +387,7 @@ struct ScoreWarpgroup {
       RawRows first;
       load_first_panel(place.stage, first);
       multiply(place.stage, first, scores, token);
-      release(&shared.scores_done[place.buffer()]);
+      if constexpr (!HeadTile::kReleasesEarly) release(&shared.scores_done[place.buffer()]);
       publish(scores, token, place.stage, place.buffer(), place.buffer_parity() ^ 1);
       place.advance();
     }

@@ -58,7 +58,9 @@ struct Instructions<64> {
 // kHeads query heads of one row: the N of every wgmma.
 template <int kHeads_>
 struct HeadTile {
-  static constexpr bool kPair = false;
+  // Whether warpgroups 1 and 2 are let go once a block's last scores are issued, or once they are
+  // done.
+  static constexpr bool kReleasesEarly = false;
   static constexpr int kHeads = kHeads_;
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
   static constexpr int kPanelBytes = kHeads * 128;  // 64 16-bit values per head, 128B swizzle
