@@ -37,8 +37,7 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 
 // Arrives on a barrier of any block of the cluster.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
-  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier)
-               : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 // Copies `bytes` (a multiple of 16) of this block's shared memory to any block of the cluster and

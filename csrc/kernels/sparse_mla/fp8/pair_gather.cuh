@@ -1,5 +1,5 @@
-// The gathering warpgroup of a thread block of a pair: half of the tokens, for both blocks, and this
-// block's probabilities for the other.
+// The gathering warpgroup of a thread block of a pair: half of the tokens, for both blocks, and
+// this block's probabilities for the other.
 #pragma once
 #include "device/ptx/cluster.cuh"
 #include "kernels/sparse_mla/fp8/gather.cuh"
@@ -20,9 +20,7 @@ struct PairGather {
   uint32_t forwarded = 0;  // blocks
 
   __device__ PairGather(SharedStorage<PairTile>& storage, int thread)
-      : shared(storage),
-        warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)),
-        source{warp >> 1} {}
+      : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)), source{warp >> 1} {}
 
   // A step's probabilities of the own heads, and with the first what its references were raised by.
   __device__ __forceinline__ void forward() {

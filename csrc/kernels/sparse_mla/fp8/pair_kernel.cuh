@@ -1,9 +1,10 @@
-// Sparse MLA of 65 to 128 heads over the FP8 paged cache: a cluster of two thread blocks takes rows.
+// Sparse MLA of 65 to 128 heads over the FP8 paged cache: a cluster of two thread blocks takes
+// rows.
 #pragma once
 #include "kernels/sparse_mla/fp8/pair_gather.cuh"
+#include "kernels/sparse_mla/fp8/pair_query.cuh"
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
 #include "kernels/sparse_mla/fp8/pair_values.cuh"
-#include "kernels/sparse_mla/fp8/pair_query.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 

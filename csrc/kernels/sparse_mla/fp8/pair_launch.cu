@@ -1,8 +1,7 @@
-#include "kernels/sparse_mla/fp8/pair_launch.h"
-
 #include <algorithm>
 
 #include "kernels/sparse_mla/fp8/pair_kernel.cuh"
+#include "kernels/sparse_mla/fp8/pair_launch.h"
 
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {

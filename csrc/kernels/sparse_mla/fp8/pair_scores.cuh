@@ -20,7 +20,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
 
   float2 sum[kTiles];  // of probabilities, of two heads and a thread's own tokens
-  SlotPlace target;  // of this warp's probabilities
+  SlotPlace target;    // of this warp's probabilities
   uint32_t tiles = 0;
 
   __device__ PairScores(SharedStorage<PairTile>& storage, int thread)
@@ -90,9 +90,8 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     int const lane = lane_index();
     uint32_t const rank = ptx::cluster_rank();
     auto& own = shared.probability[target.slot][warp & 1][rank];
-    uint32_t const first =
-        ptx::shared_address(own) + ((lane >> 4) * 8 + (lane & 7)) * 32 +
-        ((((lane >> 3) ^ (lane >> 2)) & 1) << 4);
+    uint32_t const first = ptx::shared_address(own) + ((lane >> 4) * 8 + (lane & 7)) * 32 +
+                           ((((lane >> 3) ^ (lane >> 2)) & 1) << 4);
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile += 2) {
       ptx::store_matrices_transposed(first + tile * 8 * 32, packed[tile * 2], packed[tile * 2 + 1],

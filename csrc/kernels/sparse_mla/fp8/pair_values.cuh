@@ -109,8 +109,8 @@ struct PairValues {
            ((address & 0x3FFFF) >> 4);
   }
 
-  // One block. Held back, with the first fragments in place, until the next block's scores are done:
-  // see values.cuh.
+  // One block. Held back, with the first fragments in place, until the next block's scores are
+  // done: see values.cuh.
   __device__ __forceinline__ void multiply(bool held_back) {
     int const stage = place.stage;
     uint32_t const token = ptx::shared_address(shared.token[stage]);
@@ -142,10 +142,9 @@ struct PairValues {
         release_in_both(&shared.probability_empty[source.slot]);
       }
       ptx::wgmma_fence();
-      wgmma_rs<PairTile::ValueMma>(output[tile], fragments[tile],
-                                   (step < 2 ? first_half : second_half) +
-                                       (step & 1) * (kStepBytes >> 4),
-                                   true);
+      wgmma_rs<PairTile::ValueMma>(
+          output[tile], fragments[tile],
+          (step < 2 ? first_half : second_half) + (step & 1) * (kStepBytes >> 4), true);
       ptx::wgmma_commit();
       if (tile == 1 && step + 1 < kSteps) {
         convert(raw, 0, fragments[0]);
