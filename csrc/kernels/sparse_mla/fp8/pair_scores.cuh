@@ -122,7 +122,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   }
 
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
-                                          int buffer, bool more) {
+                                          int buffer) {
     to_exponents(scores, token);
     bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
     if (raises) {
@@ -136,11 +136,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
       started = (words.x | words.y) != 0;
     }
-    if (more) {
-      RingPlace<kStages> following = place;
-      following.advance();
-      ptx::mbarrier_wait(&shared.token_full[following.stage], following.stage_parity);
-    }
     ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
     hand_out(packed, buffer, rescales);
   }
@@ -150,15 +145,13 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     started = false;
 #pragma unroll
     for (float2& sums : sum) sums = make_float2(0.f, 0.f);
-    if (num_blocks > 0) ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
 #pragma unroll 1
-    for (int left = num_blocks - 1; left >= 0; --left) {
-      RawRows first;
-      load_first_panel(place.stage, first);
+    for (int block = 0; block < num_blocks; ++block) {
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       Scores scores;
       TokenScales token[2];
-      multiply(place.stage, first, scores, token);
-      publish(scores, token, place.stage, place.buffer(), left > 0);
+      multiply(place.stage, scores, token);
+      publish(scores, token, place.stage, place.buffer());
       place.advance();
     }
   }
@@ -168,19 +161,21 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
-    float total_of[kColumns];
+    // By way of the query's place, which no product reads any more: code that runs once a tile is
+    // fetched cold, and a reduction by shuffles is long.
+    auto* const sums = reinterpret_cast<float2*>(shared.query);
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      total_of[i * 2] = sum[i].x;
-      total_of[i * 2 + 1] = sum[i].y;
-    }
-    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
-    store_warp_result(total_of, lane);
+    for (int i = 0; i < kTiles; ++i) sums[i * 128 + thread] = sum[i];
     ptx::named_barrier_sync(kScoreVote, 128);
     uint32_t const parity = (tiles++ & 1) ^ 1;
     if (thread >= PairTile::kHeads) return;
-    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
-                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    // Every fourth thread holds the head; neighbouring tiles of eight start one further, so that
+    // lanes meet no bank conflict.
+    float const* const own =
+        reinterpret_cast<float const*>(sums) + (thread >> 3) * 256 + (thread & 7);
+    float total = 0.f;
+#pragma unroll 4
+    for (int i = 0; i < 32; ++i) total += own[((i + (thread >> 3)) & 31) * 8];
     float const reference = -shared.column[thread].y;
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (ptx::log2_approx(total) + reference) * kLn2;

@@ -44,7 +44,7 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint64_t token_empty[kStages];       // 12 arrivals: every other warp, its reads done
   uint64_t stage_free[kStages];        // 4 arrivals: the other block's gathering warps
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
-  uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block issued
+  uint64_t scores_done[2];  // 4 arrivals: warpgroup 0, most of its products of a block issued
   uint64_t probability_ready[kPairSlots];  // 2 arrivals: warps of warpgroup 0
   // 2 arrivals (gathering warps) and the other block's probabilities, with the first 32 tokens of a
   // block its factors.

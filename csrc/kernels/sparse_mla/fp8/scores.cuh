@@ -132,52 +132,36 @@ struct ScoreWarpgroup {
     pin_registers(scores);
   }
 
-  static constexpr uint32_t kLower = 8 * kTokenPitch;
-
-  // A lane's 16 bytes of a panel of two rows.
-  struct RawRows {
-    uint4 upper, lower;
-
-    __device__ __forceinline__ void load(uint32_t address) {
-      upper = ptx::load_shared_16(address);
-      lower = ptx::load_shared_16(address + kLower);
-    }
-  };
-
-  // Of S^T; and the next is eight further.
-  __device__ __forceinline__ int first_row() const { return warp * 16 + (lane_index() >> 2); }
-
-  // The first of a lane's rows.
-  __device__ __forceinline__ uint32_t row_address(int stage) const {
-    return ptx::shared_address(shared.token[stage]) + token_of_row(first_row()) * kTokenPitch;
-  }
-
-  __device__ __forceinline__ void load_first_panel(int stage, RawRows& raw) const {
-    raw.load(row_address(stage) + (lane_index() & 3) * 16);
-  }
-
   // Two chains of groups, (0, 2, RoPE) and (1, 3): while the products of one run, the other is
-  // brought from the scale of its last group to that of its next. `raw`: the first panel.
-  __device__ __forceinline__ void multiply(int stage, RawRows& raw, Scores& scores,
-                                           TokenScales (&token)[2]) {
+  // brought from the scale of its last group to that of its next.
+  __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
     constexpr uint64_t kPanelStep = HeadTile::kPanelBytes >> 4;
     int const lane = lane_index();
-    uint32_t const base = row_address(stage);
+    int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
+    uint32_t const base =
+        ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
     uint32_t const own = base + (lane & 3) * 16;
+    constexpr uint32_t kLower = 8 * kTokenPitch;
     uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
     using Mma = typename HeadTile::LatentMma;
     Scores second;
     uint32_t fragments[2][4][4];
+    uint4 upper = ptx::load_shared_16(own);
+    uint4 lower = ptx::load_shared_16(own + kLower);
 #pragma unroll
     for (int panel = 0; panel < 8; ++panel) {
-      convert(fragments[panel & 1], raw.upper, raw.lower);
-      if (panel < 7) raw.load(own + (panel + 1) * 64);
+      convert(fragments[panel & 1], upper, lower);
+      if (panel < 7) {
+        upper = ptx::load_shared_16(own + (panel + 1) * 64);
+        lower = ptx::load_shared_16(own + kLower + (panel + 1) * 64);
+      }
       if ((panel & 2) == 0) {
         issue<Mma>(scores, fragments[panel & 1], query + panel * kPanelStep, panel != 0);
       } else {
         issue<Mma>(second, fragments[panel & 1], query + panel * kPanelStep, panel != 2);
       }
-      if (panel == 0) read_scales(stage, base, lane & 3, token);
+      if (panel == 0) read_scales(stage, base, row, lane & 3, token);
+      if (HeadTile::kReleasesEarly && panel == 7) release(&shared.scores_done[place.buffer()]);
       ptx::wgmma_wait<1>();
       if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
       if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
@@ -186,7 +170,6 @@ struct ScoreWarpgroup {
     load_rope(fragments[0], own + kRopeOffset, kLower);
     issue<typename HeadTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
     release(&shared.token_empty[stage]);
-    if constexpr (HeadTile::kReleasesEarly) release(&shared.scores_done[place.buffer()]);
     ptx::wgmma_wait<0>();
     pin_registers(scores);
     pin_registers(second);
@@ -209,9 +192,8 @@ struct ScoreWarpgroup {
     }
   }
 
-  __device__ __forceinline__ void read_scales(int stage, uint32_t base, int group,
+  __device__ __forceinline__ void read_scales(int stage, uint32_t base, int row, int group,
                                               TokenScales (&token)[2]) {
-    int const row = first_row();
     uint32_t const exists = shared.exists[stage][warp];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -384,10 +366,8 @@ struct ScoreWarpgroup {
       ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       Scores scores;
       TokenScales token[2];
-      RawRows first;
-      load_first_panel(place.stage, first);
-      multiply(place.stage, first, scores, token);
-      if constexpr (!HeadTile::kReleasesEarly) release(&shared.scores_done[place.buffer()]);
+      multiply(place.stage, scores, token);
+      release(&shared.scores_done[place.buffer()]);
       publish(scores, token, place.stage, place.buffer(), place.buffer_parity() ^ 1);
       place.advance();
     }

@@ -58,8 +58,8 @@ struct Instructions<64> {
 // kHeads query heads of one row: the N of every wgmma.
 template <int kHeads_>
 struct HeadTile {
-  // Whether warpgroups 1 and 2 are let go once a block's last scores are issued, or once they are
-  // done.
+  // Whether warpgroups 1 and 2 are let go once a block's scores but for the RoPE part are issued,
+  // or once they are done.
   static constexpr bool kReleasesEarly = false;
   static constexpr int kHeads = kHeads_;
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
