@@ -68,7 +68,8 @@ def assert_fused_equals_unfused(arguments: list[Tensor], top_k: int, **options: 
         (2111, 65_536, 64, 777),
         (1021, 66_001, 64, 2000),
         (4222, 40_000, 64, 2048),
-        (1000, 1_000_000, 64, 512),
+        (1000, 1_048_576, 64, 512),
+        (131_072, 1500, 64, 1024),
     ],
 )
 def test_random_rows(

@@ -68,6 +68,18 @@ def test_sizes(batch: int, columns: int) -> None:
     assert_equals_unfused(paged(batch, columns), 2048)
 
 
+@pytest.mark.parametrize("top_k", [512, 1024, 2048])
+def test_many_random_rows(top_k: int) -> None:
+    """More than 10,000 of them in all."""
+    arguments = paged(132, 16_384, pages=5000)
+    q, _, weights, lens, table = arguments[:5]
+    for draw in range(26):
+        q.copy_(index_queries(132, 1, 64)), weights.normal_()
+        lens[:] = torch.randint(top_k if draw % 2 else 12_000, 16_385, (132,))
+        table.copy_(table.flip(0).roll(draw, 1))
+        assert_equals_unfused(arguments, top_k)
+
+
 def _same(arguments: PagedArguments) -> None:
     arguments[1][:] = arguments[1][0, 0]
 
