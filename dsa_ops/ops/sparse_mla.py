@@ -157,6 +157,7 @@ def sparse_mla_prefill(
     checker.shape(q, "q", (-1, -1, -1), "[T, H, 576] or [T, H, 512]")
     if out is None:
         out = (*_new_outputs(q), torch.empty(q.shape[:2], dtype=torch.float32, device=q.device))
+    checker.outputs(out, "out", "lse", "max_logits")
     _SPARSE_MLA_PREFILL(q, kv, indices, sm_scale, topk_lens, attn_sink, *out)
     return out
 
@@ -255,9 +256,11 @@ def sparse_mla_decode(
         >>> out.shape, lse.exp().round().tolist()
         (torch.Size([1, 2, 512]), [[2.0, 2.0]])
     """
-    Checker("sparse_mla_decode").shape(q, "q", (-1, -1, -1), "[T, H, 576]")
+    checker = Checker("sparse_mla_decode")
+    checker.shape(q, "q", (-1, -1, -1), "[T, H, 576]")
     if out is None:
         out = _new_outputs(q)
+    checker.outputs(out, "out", "lse")
     _SPARSE_MLA_DECODE(q, kv_cache, indices, sm_scale, topk_lens, attn_sink, *out)
     return out
 
