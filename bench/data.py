@@ -123,9 +123,13 @@ def latents(gen: torch.Generator, tokens: int) -> tuple[Tensor, Tensor]:
     return latent.bfloat16(), normal(gen, tokens, formats.MLA_ROPE_DIM, dtype=torch.bfloat16)
 
 
-def mla_cache(gen: torch.Generator, tokens: int) -> Tensor:
-    """An MLA cache with every slot filled, ``uint8[pages, 64, 656]``."""
+def mla_cache(gen: torch.Generator, tokens: int, kv: str = "fp8") -> Tensor:
+    """An MLA cache with every slot filled: ``uint8[pages, 64, 656]``, or of ``kv="bf16"``
+    ``bfloat16[pages, 64, 576]``, of plain Gaussian values."""
     pages = -(-tokens // formats.MLA_PAGE_TOKENS)
+    if kv == "bf16":
+        sizes = (pages, formats.MLA_PAGE_TOKENS, formats.MLA_HEAD_DIM)
+        return normal(gen, *sizes, dtype=torch.bfloat16)
     cache = formats.new_mla_cache(pages, device=gen.device)
     step = _CHUNK_ELEMENTS // (formats.MLA_PAGE_TOKENS * formats.MLA_LATENT_DIM)
     groups = formats.MLA_LATENT_DIM // formats.MLA_SCALE_GROUP
