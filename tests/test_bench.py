@@ -149,6 +149,20 @@ def test_filters_select_shapes():
     assert not cli.select(shapes, ["batch=1"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reps", "0"], "argument --reps: must be 1 or more, got 0"),
+        (["--filter", "rows"], "argument --filter: must be KEY=VALUE with a key of rows, "),
+        (["--filter", "row=1"], "index_heads, k, kv, indices, data, got row=1"),
+    ],
+)
+def test_wrong_options_say_what_is_right(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["topk", *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_absent_peers_are_left_out(monkeypatch):
     def prepare(shape, inputs):
         raise AssertionError("never called")
