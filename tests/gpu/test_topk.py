@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 import dsa_ops
+from bench import data
 from dsa_ops import reference
 from tests.gates.native_build import compiled_module
 from tests.gpu.tools import (
+    DEVICE,
     Output,
     assert_registered,
     assert_repeats,
@@ -76,6 +78,7 @@ ROWS: dict[str, Callable[[int], Tensor]] = {
     "one bin": lambda n: 100 + torch.rand(n) * 1e-3,
     "ties at the boundary": ties_at_the_boundary,
     "sample-adversarial": every_31st_large,
+    "like a model's": lambda n: data.scores(torch.device(DEVICE), 1, n, "model_like", 0)[0],
 }
 
 
