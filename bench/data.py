@@ -71,7 +71,8 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _index_direction(device: torch.device) -> Tensor:
     """The direction (entries +-1) along which model-like queries and keys agree."""
-    signs = torch.randint(2, (formats.INDEX_HEAD_DIM,), generator=torch.Generator().manual_seed(7))
+    gen = generator(torch.device("cpu"), 7)
+    signs = torch.randint(2, (formats.INDEX_HEAD_DIM,), generator=gen, device=gen.device)
     return (2.0 * signs - 1.0).to(device)
 
 
