@@ -161,5 +161,6 @@ def indices_or_new(
     check_top_k(checker, top_k)
     if out is None:
         return torch.empty(num_rows, top_k, dtype=torch.int32, device=device)
+    checker.dtype(out, "out", torch.int32)
     checker.shape(out, "out", (num_rows, top_k), f"[{num_rows}, {top_k}]")
     return out
