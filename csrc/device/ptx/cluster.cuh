@@ -35,7 +35,8 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   return rank;
 }
 
-// Arrives on a barrier of any block of the cluster.
+// Arrives on a barrier of any block of the cluster. For reads that are over: with the scope of the
+// cluster ptxas puts a fence of the whole device before it, which writes would need.
 __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }

@@ -161,21 +161,19 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
-    // By way of the query's place, which no product reads any more: code that runs once a tile is
-    // fetched cold, and a reduction by shuffles is long.
-    auto* const sums = reinterpret_cast<float2*>(shared.query);
+    float total_of[kColumns];
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) sums[i * 128 + thread] = sum[i];
+    for (int i = 0; i < kTiles; ++i) {
+      total_of[i * 2] = sum[i].x;
+      total_of[i * 2 + 1] = sum[i].y;
+    }
+    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
+    store_warp_result(total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     uint32_t const parity = (tiles++ & 1) ^ 1;
     if (thread >= PairTile::kHeads) return;
-    // Every fourth thread holds the head; neighbouring tiles of eight start one further, so that
-    // lanes meet no bank conflict.
-    float const* const own =
-        reinterpret_cast<float const*>(sums) + (thread >> 3) * 256 + (thread & 7);
-    float total = 0.f;
-#pragma unroll 4
-    for (int i = 0; i < 32; ++i) total += own[((i + (thread >> 3)) & 31) * 8];
+    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
+                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (ptx::log2_approx(total) + reference) * kLn2;

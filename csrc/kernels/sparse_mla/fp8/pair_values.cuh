@@ -3,7 +3,6 @@
 // As in values.cuh, but a lane holds four neighbouring dims: the heads of both blocks are the N of
 // a product, so that a token's bytes are loaded, converted and scaled once for all of them.
 #pragma once
-#include "device/ptx/global.cuh"
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
@@ -17,7 +16,7 @@ struct PairValues {
   RingPlace<PairTile::kStages> place;
   SlotPlace source{0};
   uint32_t tiles = 0;
-  float output[2][kPairHeads / 2];  // [tile of 64 dims][4 * tile of 8 heads + 2 * (row + 8) + head]
+  float output[2][kPairHeads / 2];
 
   __device__ PairValues(SharedStorage<PairTile>& storage, int thread)
       : shared(storage),
@@ -186,19 +185,16 @@ struct PairValues {
     uint16_t* target =
         args.out + row * args.out_row_stride + first_head * args.out_head_stride + first_dim();
 #pragma unroll
-    for (int tile = 0; tile < kPairHeads / 8; ++tile) {
-      int const head = first_head + tile * 8;
-      float2 const factors = *reinterpret_cast<float2 const*>(&shared.output_factor[head]);
-#pragma unroll
-      for (int odd = 0; odd < 2; ++odd) {
-        float const factor = odd ? factors.y : factors.x;
-        int const i = tile * 4 + odd;
-        uint2 const dims =
+    for (int column = 0; column < kPairHeads / 4; ++column) {
+      int const head = first_head + (column >> 1) * 8 + (column & 1);
+      int const i = (column >> 1) * 4 + (column & 1);
+      if (head < args.num_heads) {
+        float const factor = shared.output_factor[head];
+        *reinterpret_cast<uint2*>(target) =
             make_uint2(ptx::pack_bf16(output[0][i] * factor, output[0][i + 2] * factor),
                        ptx::pack_bf16(output[1][i] * factor, output[1][i + 2] * factor));
-        ptx::store_global_8(target, dims, head + odd < args.num_heads);
-        target += (odd ? 7 : 1) * args.out_head_stride;
       }
+      target += (column & 1 ? 7 : 1) * args.out_head_stride;
     }
     release_in_both(&shared.factor_empty);
   }
