@@ -1,5 +1,6 @@
 #include "kernels/sparse_mla/fp8/kernel.cuh"
 #include "kernels/sparse_mla/fp8/launch.h"
+#include "kernels/sparse_mla/fp8/short.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {
@@ -8,6 +9,8 @@ constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
+template <class HeadTile>
+constexpr auto kShortKernel = sm90_fp8_sparse_mla_short_kernel<HeadTile>;
 
 template <int kMaxSplits>
 Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, char const* op,
@@ -27,18 +30,14 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
 
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
-template <class HeadTile, Split kSplit, bool kReadsOnce>
-Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage<HeadTile>);
+template <auto kFunction, int kBytes, bool kCluster>
+Status launch_function(KernelArgs const& args, uint32_t blocks, char const* op,
+                       cudaStream_t stream) {
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
-  constexpr bool kCluster = kSplit == Split::kCluster;
-  if (Status status = allow_shared_memory<kKernel<HeadTile, kSplit, kReadsOnce>>(kBytes, op);
-      !status.ok()) {
-    return status;
-  }
+  if (Status status = allow_shared_memory<kFunction>(kBytes, op); !status.ok()) return status;
   if (kCluster && args.num_splits > kPortableCluster) {
-    cudaError_t const error = cudaFuncSetAttribute(
-        kKernel<HeadTile, kSplit, kReadsOnce>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    cudaError_t const error =
+        cudaFuncSetAttribute(kFunction, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return cuda_status(error, op);
   }
   cudaLaunchAttribute cluster = {};
@@ -51,7 +50,22 @@ Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cu
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = kCluster ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel<HeadTile, kSplit, kReadsOnce>, args), op);
+  return cuda_status(cudaLaunchKernelEx(&config, kFunction, args), op);
+}
+
+template <class HeadTile, Split kSplit, bool kReadsOnce>
+Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
+  return launch_function<kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
+                         kSplit == Split::kCluster>(args, blocks, op, stream);
+}
+
+// Splits whose tokens all fit the stages.
+template <class HeadTile>
+Status launch_short(KernelArgs const& all, uint32_t blocks, char const* op, cudaStream_t stream) {
+  KernelArgs args = all;
+  args.limits_copies = false;
+  return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), true>(
+      args, blocks, op, stream);
 }
 
 template <int kHeads>
@@ -68,6 +82,7 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
   // A launch is split only where it runs at a time.
   if constexpr (kHeads < 64) {
     if (!through_scratch) {
+      if (args.blocks_per_split <= Tile::kStages) return launch_short<Tile>(args, tiles, op, stream);
       return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
     }
   }

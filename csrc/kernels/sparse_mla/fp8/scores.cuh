@@ -270,9 +270,11 @@ struct ScoreWarpgroup {
   }
 
   // Leaves the reduced columns of the warp in shared memory, by head.
-  __device__ __forceinline__ void store_warp_result(float const (&columns)[kColumns], int lane) {
+  static __device__ __forceinline__ void store_columns(float (&result)[HeadTile::kHeads],
+                                                       float const (&columns)[kColumns],
+                                                       int lane) {
     int const first = (lane >> 2) * kColumns / 8;
-    float* const target = &shared.warp_result[warp][head_of(first >> 1, lane) + (first & 1)];
+    float* const target = &result[head_of(first >> 1, lane) + (first & 1)];
     if constexpr (kColumns == 16) {
       *reinterpret_cast<float2*>(target) = make_float2(columns[0], columns[1]);
     } else {
@@ -291,7 +293,7 @@ struct ScoreWarpgroup {
       maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
     }
     reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_warp_result(maximum, lane);
+    store_columns(shared.warp_result[warp], maximum, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread < HeadTile::kHeads) {
       auto const& result = shared.warp_result;
@@ -386,7 +388,7 @@ struct ScoreWarpgroup {
       total_of[tile * 2 + 1] = sums.y;
     }
     reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
-    store_warp_result(total_of, lane);
+    store_columns(shared.warp_result[warp], total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread >= HeadTile::kHeads) return;
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +

@@ -107,6 +107,10 @@ enum NamedBarrier : int {
   kScoreVote = 3,      // warpgroup 0
   kBarriersReady = 4,  // warpgroups 0, 3; once
   kFactorFree = 5,     // warpgroups 0, 1, 2; once a tile but the last
+  // Where warpgroup 3 scores, too:
+  kSecondQueryReady = 6,  // warpgroups 1, 2, 3; once
+  kSecondVote = 7,        // warpgroup 3
+  kSumsReady = 8,         // warpgroups 0, 3; once
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8
