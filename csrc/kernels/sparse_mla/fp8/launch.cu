@@ -19,7 +19,8 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(args.num_heads, static_cast<unsigned>(num_rows));
+  config.gridDim =
+      dim3((args.num_heads + kJoinHeads - 1) / kJoinHeads, static_cast<unsigned>(num_rows));
   config.blockDim = dim3(kJoinThreads);
   config.stream = stream;
   config.attrs = &overlap;
@@ -102,7 +103,7 @@ KernelEntry entry(char const* what) {
 
 template <int kMaxSplits>
 KernelEntry join_entry() {
-  return {{"fp8_join_kernel", "sparse_mla_decode", "one head of one row", kJoinThreads, 0, 255},
+  return {{"fp8_join_kernel", "sparse_mla_decode", "two heads of one row", kJoinThreads, 0, 255},
           reinterpret_cast<void const*>(&fp8_join_kernel<kMaxSplits>)};
 }
 

@@ -273,54 +273,60 @@ __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, Kern
 }
 
 inline constexpr int kJoinThreads = 128;
+inline constexpr int kJoinHeads = 2;  // of a thread block: 64 threads, eight dims each
 
-// A thread block for each head of a row, a thread for four dims. kMaxSplits loads in flight. Short
-// code and few registers: blocks that start where this launch's first kernel ends late have no time
-// to bring the code in, and the fewer multiprocessors hold all blocks, the fewer start late.
+// Every multiprocessor has several thread blocks, and their instructions are what takes its time:
+// eight dims a thread, and a split's weight is worked out by one lane of a warp. kMaxSplits loads in
+// flight.
 template <int kMaxSplits>
-__global__ void __launch_bounds__(kJoinThreads, kMaxSplits == 4 ? 16 : kMaxSplits == 8 ? 12 : 9)
+__global__ void __launch_bounds__(kJoinThreads)
     fp8_join_kernel(__grid_constant__ const KernelArgs args, int tile_heads) {
   static_assert(kMaxSplits <= 32, "a lane of a warp weighs a split");
   int64_t const row = blockIdx.y;
-  int const head = blockIdx.x, tile = head / tile_heads, local = head - tile * tile_heads;
-  int const lane = threadIdx.x & 31;
+  int const head = static_cast<int>(blockIdx.x * kJoinHeads + threadIdx.x / 64);
+  int const eighth = threadIdx.x & 63, lane = threadIdx.x & 31;
+  int const tile = head / tile_heads, local = head - tile * tile_heads;
   int64_t const first = ((row * args.head_tiles + tile) * args.num_splits) * tile_heads + local;
-  uint2 const* const values = args.part_values + first * 128 + threadIdx.x;
+  auto const* const values = reinterpret_cast<uint4 const*>(args.part_values + first * 128) + eighth;
   float2 const* const sums = args.part_sums + first;
-  // The first pass, without a load or store, brings the code in while the kernel before ends.
+  // A pass without a load or store brings the code in while the kernel before ends. One block of
+  // four: there are about as many on a multiprocessor.
 #pragma unroll 1
-  for (int pass = 0; pass < 2; ++pass) {
-    bool const live = pass == 1;
-    if (live) ptx::wait_for_prior_kernels();
+  for (int pass = (blockIdx.x + blockIdx.y * gridDim.x) & 3 ? 1 : 0; pass < 2; ++pass) {
+    bool const live = pass == 1 && head < args.num_heads;
+    if (pass == 1) ptx::wait_for_prior_kernels();
     float2 const part = live && lane < args.num_splits ? __ldcg(sums + lane * tile_heads)
                                                        : make_float2(-INFINITY, 0.f);
-    uint2 value[kMaxSplits];
+    uint4 value[kMaxSplits];
 #pragma unroll
     for (int split = 0; split < kMaxSplits; ++split) {
-      value[split] = live && split < args.num_splits ? __ldcg(values + split * tile_heads * 128)
-                                                     : make_uint2(0, 0);
+      value[split] = live && split < args.num_splits ? __ldcg(values + split * tile_heads * 64)
+                                                     : make_uint4(0, 0, 0, 0);
     }
     float reference = part.x;
-#pragma unroll 1
+#pragma unroll
     for (int distance = 1; distance < kMaxSplits; distance *= 2) {
       reference = fmaxf(reference, __shfl_xor_sync(0xFFFFFFFFu, reference, distance));
     }
     float const weight = ptx::exp2_flushed(part.x - (reference == -INFINITY ? 0.f : reference));
     float total = weight * part.y;
-#pragma unroll 1
+#pragma unroll
     for (int distance = 1; distance < kMaxSplits; distance *= 2) {
       total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
     }
     Normaliser const normaliser(args, reference, total, head, live);
     float const normalised = weight * normaliser.factor;
-    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
+    float4 low = make_float4(0.f, 0.f, 0.f, 0.f), high = low;
 #pragma unroll
     for (int split = 0; split < kMaxSplits; ++split) {
-      add_weighted(sum, __shfl_sync(0xFFFFFFFFu, normalised, split), value[split]);
+      float const own = __shfl_sync(0xFFFFFFFFu, normalised, split);
+      add_weighted(low, own, make_uint2(value[split].x, value[split].y));
+      add_weighted(high, own, make_uint2(value[split].z, value[split].w));
     }
-    store_joined(args, row, head, threadIdx.x, sum, live);
+    store_joined(args, row, head, 2 * eighth, low, live);
+    store_joined(args, row, head, 2 * eighth + 1, high, live);
     ptx::store_global_4(args.lse + row * args.num_heads + head, __float_as_uint(normaliser.lse),
-                        live && threadIdx.x == 0);
+                        live && eighth == 0);
   }
 }
 
