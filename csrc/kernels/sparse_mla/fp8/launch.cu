@@ -32,8 +32,7 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
 template <auto kFunction, int kBytes, bool kCluster>
-Status launch_function(KernelArgs const& args, uint32_t blocks, char const* op,
-                       cudaStream_t stream) {
+Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaStream_t stream) {
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
   if (Status status = allow_shared_memory<kFunction>(kBytes, op); !status.ok()) return status;
   if (kCluster && args.num_splits > kPortableCluster) {
@@ -45,7 +44,7 @@ Status launch_function(KernelArgs const& args, uint32_t blocks, char const* op,
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {1, static_cast<unsigned>(args.num_splits), 1};
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks, args.num_splits);
+  config.gridDim = grid;
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
@@ -57,16 +56,17 @@ Status launch_function(KernelArgs const& args, uint32_t blocks, char const* op,
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
   return launch_function<kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
-                         kSplit == Split::kCluster>(args, blocks, op, stream);
+                         kSplit == Split::kCluster>(args, dim3(blocks, args.num_splits), op, stream);
 }
 
-// Splits whose tokens all fit the stages.
+// No more rows than run at a time.
 template <class HeadTile>
-Status launch_short(KernelArgs const& all, uint32_t blocks, char const* op, cudaStream_t stream) {
+Status launch_short(KernelArgs const& all, int64_t num_rows, char const* op, cudaStream_t stream) {
   KernelArgs args = all;
-  args.limits_copies = false;
-  return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), true>(
-      args, blocks, op, stream);
+  args.limits_copies = false;  // warpgroup 3 has other work than to wait for tokens
+  dim3 const grid(args.head_tiles, args.num_splits, static_cast<unsigned>(num_rows));
+  return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), true>(args, grid,
+                                                                                       op, stream);
 }
 
 template <int kHeads>
@@ -83,7 +83,9 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
   // A launch is split only where it runs at a time.
   if constexpr (kHeads < 64) {
     if (!through_scratch) {
-      if (args.blocks_per_split <= Tile::kStages) return launch_short<Tile>(args, tiles, op, stream);
+      if (args.blocks_per_split <= kShortBlocks) {
+        return launch_short<Tile>(args, num_rows, op, stream);
+      }
       return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
     }
   }

@@ -217,15 +217,17 @@ __device__ __forceinline__ void weigh_parts(SharedStorage<HeadTile>& shared,
   bool const exists = lane < share.heads * args.num_splits;
   float2 const part = exists ? shared.peer[lane] : make_float2(-INFINITY, 0.f);
   float reference = part.x;
-#pragma unroll 1
-  for (int distance = 1; distance < args.num_splits; distance *= 2) {
-    reference = fmaxf(reference, __shfl_xor_sync(0xFFFFFFFFu, reference, distance));
+#pragma unroll
+  for (int distance = 1; distance < kMaxSplits; distance *= 2) {
+    float const other = __shfl_xor_sync(0xFFFFFFFFu, reference, distance);
+    if (distance < args.num_splits) reference = fmaxf(reference, other);
   }
   float const weight = ptx::exp2_flushed(part.x - (reference == -INFINITY ? 0.f : reference));
   float total = weight * part.y;
-#pragma unroll 1
-  for (int distance = 1; distance < args.num_splits; distance *= 2) {
-    total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+#pragma unroll
+  for (int distance = 1; distance < kMaxSplits; distance *= 2) {
+    float const other = __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+    if (distance < args.num_splits) total += other;
   }
   int const shift = log2_of(args.num_splits);
   int const local = share.first_head + (lane >> shift), head = tile.first_head + local;
@@ -238,22 +240,25 @@ __device__ __forceinline__ void weigh_parts(SharedStorage<HeadTile>& shared,
                       __float_as_uint(normaliser.lse), keep && first);
 }
 
-// By warpgroups 1 and 2, once the weights are there.
+// By warpgroups 1 and 2, once the weights are there. Up to four lanes take an entry, every so many
+// fours of splits each.
 template <class HeadTile>
 __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                                            Tile const& tile, int thread) {
   Share<HeadTile> const share(args.num_splits, tile.split);
   PartTargets<HeadTile, true> const parts(shared, args, tile.split);
+  int const lane_shift = max(8 - share.shift, 0), lanes = 1 << lane_shift;
+  int const first_split = 4 * (thread & (lanes - 1));
   ptx::mbarrier_wait_cluster(&shared.parts_full, 0);
 #pragma unroll 1
-  for (int i = thread; i < share.entries(); i += 256) {
+  for (int i = thread >> lane_shift; i < share.entries(); i += 256 >> lane_shift) {
     int const entry = share.first + i;
     int const head = entry >> 7, quarter = (entry & 127) ^ ((head & 6) << 1);
     auto const* const weights =  // of two parts each, at x and z
         reinterpret_cast<float4 const*>(&shared.peer[(head - share.first_head) * args.num_splits]);
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 1
-    for (int split = 0; split < args.num_splits; split += 4) {
+    for (int split = first_split; split < args.num_splits; split += 4 * lanes) {
       bool const four = split + 2 < args.num_splits;
       uint2 const zero = make_uint2(0, 0);
       auto const value_of = [&](int from) {
@@ -268,7 +273,15 @@ __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, Kern
       add_weighted(sum, second.x, values[2]);
       add_weighted(sum, second.z, values[3]);
     }
-    store_joined(args, tile.row, tile.first_head + head, quarter, sum, head < tile.heads);
+#pragma unroll 1
+    for (int distance = 1; distance < lanes; distance *= 2) {
+      sum.x += __shfl_xor_sync(0xFFFFFFFFu, sum.x, distance);
+      sum.y += __shfl_xor_sync(0xFFFFFFFFu, sum.y, distance);
+      sum.z += __shfl_xor_sync(0xFFFFFFFFu, sum.z, distance);
+      sum.w += __shfl_xor_sync(0xFFFFFFFFu, sum.w, distance);
+    }
+    store_joined(args, tile.row, tile.first_head + head, quarter, sum,
+                 (thread & (lanes - 1)) == 0 && head < tile.heads);
   }
 }
 

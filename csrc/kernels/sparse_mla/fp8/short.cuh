@@ -1,28 +1,30 @@
-// The FP8-cache kernel for splits of few tokens, whose blocks all fit the stages: a block of tokens
-// need not wait for the scores of the one before it. Warpgroup 3 has issued every copy at once, and
-// then scores the odd blocks beside warpgroup 0, which scores the even ones.
+// The FP8-cache kernel for splits of at most two blocks of tokens, joined in a cluster: few rows.
+// Warpgroup 3 has issued every copy at once; then it scores the second block beside warpgroup 0,
+// which scores the first. Parts go to a stage that no tokens take, so nobody waits for its readers.
 //
-// References still pass from block to block in their order, so that warpgroups 1 and 2 see what
-// they see from one scoring warpgroup: a block waits for the reference before it only between its
-// scores and their exponents.
+// References still pass from the first block to the second, so that warpgroups 1 and 2 see what
+// they see from one scoring warpgroup: the second waits for the first between its scores and their
+// exponents, when those of the first are long settled.
 #pragma once
 #include "kernels/sparse_mla/fp8/gather.cuh"
 #include "kernels/sparse_mla/fp8/kernel.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 
+inline constexpr int kShortBlocks = 2;
+
 template <class HeadTile>
 struct ShortStorage : SharedStorage<HeadTile> {
+  static_assert(HeadTile::kStages > kShortBlocks);
   static constexpr int kHeads = HeadTile::kHeads;
-  static constexpr int kBlocks = HeadTile::kStages;  // of a split, at most
-  // Of each scoring warpgroup, as `warp_result` and `step`.
-  float warp_maximum[2][4][kHeads];
-  float own_step[2][kHeads];
-  // Sums of a block's probabilities by warp, and what they are relative to.
-  float block_sum[kBlocks][4][kHeads];
-  float block_reference[kBlocks][kHeads];
-  uint64_t settled[kBlocks];  // 1 arrival: no block up to this one still changes a reference
-  uint32_t seen;              // whether a token of a settled block exists
+  // By block, each of its own warpgroup: maxima and sums of its warps, what references are raised
+  // by, and what its sums are relative to.
+  float warp_maximum[kShortBlocks][4][kHeads];
+  float warp_sum[kShortBlocks][4][kHeads];
+  float raised[kShortBlocks][kHeads];
+  float reference[kShortBlocks][kHeads];
+  uint64_t settled;  // 1 arrival: the first block no longer changes a reference
+  uint32_t seen;     // whether it has a token
 };
 
 template <class HeadTile>
@@ -34,18 +36,18 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
   static constexpr int kHeads = HeadTile::kHeads;
 
   ShortStorage<HeadTile>& storage;
-  int const parity;  // of its blocks
+  int const block;  // 0 or 1, also its stage and its place for probabilities
 
-  __device__ ShortScores(ShortStorage<HeadTile>& storage_, int parity_, int thread)
-      : Base(storage_, thread), storage(storage_), parity(parity_) {}
+  __device__ ShortScores(ShortStorage<HeadTile>& storage_, int block_, int thread)
+      : Base(storage_, thread), storage(storage_), block(block_) {}
 
   static __device__ __forceinline__ int own_thread() { return Base::thread_index() & 127; }
 
-  __device__ __forceinline__ int vote_barrier() const { return parity ? kSecondVote : kScoreVote; }
+  __device__ __forceinline__ int vote_barrier() const { return block ? kSecondVote : kScoreVote; }
 
   // Raises the references of the heads whose maximum has outgrown them. Returns what this thread's
   // head, if it has one, was raised by.
-  __device__ __forceinline__ float raise(Scores& exponents, int buffer, bool started) {
+  __device__ __forceinline__ float raise(Scores& exponents, bool started) {
     int const thread = own_thread(), lane = thread & 31;
     float maximum[kColumns];
 #pragma unroll
@@ -54,7 +56,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
       maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
     }
     Base::reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    auto& result = storage.warp_maximum[parity];
+    auto& result = storage.warp_maximum[block];
     Base::store_columns(result[this->warp], maximum, lane);
     ptx::named_barrier_sync(vote_barrier(), 128);
     float step = 0.f;
@@ -62,15 +64,15 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
       float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
                                   fmaxf(result[2][thread], result[3][thread]));
       if (largest > -INFINITY && (!started || largest > kSlackLog2)) step = largest;
-      storage.own_step[parity][thread] = step;
+      storage.raised[block][thread] = step;
       storage.column[thread].y -= step;
-      storage.rescale[buffer][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
+      storage.rescale[block][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
     }
     ptx::named_barrier_sync(vote_barrier(), 128);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       float2 const own =
-          *reinterpret_cast<float2 const*>(&storage.own_step[parity][Base::head_of(tile, lane)]);
+          *reinterpret_cast<float2 const*>(&storage.raised[block][Base::head_of(tile, lane)]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? own.y : own.x;
     }
@@ -96,125 +98,124 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     }
   }
 
-  __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2],
-                                          int block) {
-    int const thread = own_thread(), buffer = block & 1;
-    if (block > 0) ptx::mbarrier_wait(&storage.settled[block - 1], 0);
+  __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2]) {
+    int const thread = own_thread(), lane = thread & 31;
+    if (block > 0) ptx::mbarrier_wait(&storage.settled, 0);
     bool const started = block > 0 && storage.seen != 0;
     float reference = thread < kHeads ? -storage.column[thread].y : 0.f;
     this->to_exponents(scores, token);
     float maximum = scores[0];
 #pragma unroll
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
-    ptx::mbarrier_wait(&storage.probability_empty[buffer], (block >> 1 & 1) ^ 1);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, vote_barrier());
-    if (raises) reference += raise(scores, buffer, started);
+    if (raises) reference += raise(scores, started);
     if (thread == 0) {
-      auto const words = *reinterpret_cast<uint2 const*>(storage.exists[block]);
-      if ((words.x | words.y) != 0) storage.seen = 1;
-      storage.rescales[buffer] = raises && started;
-      // Every thread of the warpgroup has read its references before a barrier of the vote.
-      ptx::mbarrier_arrive(&storage.settled[block]);
+      storage.rescales[block] = raises && started;
+      if (block == 0) {
+        auto const words = *reinterpret_cast<uint2 const*>(storage.exists[0]);
+        storage.seen = words.x | words.y;
+        // Every thread of the warpgroup has read the references before a barrier of the vote.
+        ptx::mbarrier_arrive(&storage.settled);
+      }
     }
     uint32_t packed[kColumns];
     float sums[kColumns];
     exponentiate(scores, token, packed, sums);
-    this->store_probabilities(buffer, packed);
+    this->store_probabilities(block, packed);
     ptx::fence_proxy_async();
-    this->release(&storage.probability_full[buffer]);
-    int const lane = thread & 31;
+    this->release(&storage.probability_full[block]);
     Base::reduce_columns(sums, lane, [](float a, float b) { return a + b; });
-    Base::store_columns(storage.block_sum[block][this->warp], sums, lane);
-    if (thread < kHeads) storage.block_reference[block][thread] = reference;
+    Base::store_columns(storage.warp_sum[block][this->warp], sums, lane);
+    if (thread < kHeads) storage.reference[block][thread] = reference;
   }
 
-  __device__ void run(int num_blocks) {
-#pragma unroll 1
-    for (int block = parity; block < num_blocks; block += 2) {
-      ptx::mbarrier_wait(&storage.token_full[block], 0);
-      Scores scores;
-      TokenScales token[2];
-      this->multiply(block, scores, token);
-      publish(scores, token, block);
-    }
+  __device__ __forceinline__ void run() {
+    ptx::mbarrier_wait(&storage.token_full[block], 0);
+    Scores scores;
+    TokenScales token[2];
+    this->multiply(block, scores, token);
+    publish(scores, token);
+  }
+
+  // The sum of a block's probabilities, relative to the row's last reference.
+  __device__ __forceinline__ float sum_of(int which, int head, float reference) const {
+    auto const& sums = storage.warp_sum[which];
+    float const sum = (sums[0][head] + sums[1][head]) + (sums[2][head] + sums[3][head]);
+    // Before the first token a reference has no meaning.
+    return sum == 0.f ? 0.f : sum * ptx::exp2_flushed(storage.reference[which][head] - reference);
   }
 
   // By warpgroup 0, once all sums are there.
   __device__ __forceinline__ void finish(KernelArgs const& args, int num_blocks) {
-    int const thread = own_thread();
-    if (thread >= kHeads) return;
-    float const reference = -storage.column[thread].y;
-    float total = 0.f;
-#pragma unroll 1
-    for (int block = 0; block < num_blocks; ++block) {
-      auto const& sums = storage.block_sum[block];
-      float const sum = (sums[0][thread] + sums[1][thread]) + (sums[2][thread] + sums[3][thread]);
-      // Before the first token a reference has no meaning.
-      float const weight = ptx::exp2_flushed(storage.block_reference[block][thread] - reference);
-      total += sum == 0.f ? 0.f : sum * weight;
-    }
-    hand_over_sum<true>(storage, args, split_of_block(), thread,
+    int const head = own_thread();
+    if (head >= kHeads) return;
+    float const reference = -storage.column[head].y;
+    float total = num_blocks > 0 ? sum_of(0, head, reference) : 0.f;
+    if (num_blocks > 1) total += sum_of(1, head, reference);
+    hand_over_sum<true>(storage, args, split_of_block(), head,
                         make_float2(total == 0.f ? -INFINITY : reference, total));
   }
 };
 
-template <class HeadTile>
-__device__ __forceinline__ void init_short(ShortStorage<HeadTile>& shared, KernelArgs const& args) {
-  for (uint64_t& barrier : shared.settled) ptx::mbarrier_init(&barrier, 1);
-  shared.seen = 0;
-  init_barriers(static_cast<SharedStorage<HeadTile>&>(shared));
-  expect_parts(static_cast<SharedStorage<HeadTile>&>(shared), args, split_of_block());
+// The grid is head tiles, splits and rows: no division finds the row.
+template <int kHeads>
+__device__ __forceinline__ Tile short_tile(KernelArgs const& args) {
+  int const first_head = static_cast<int>(blockIdx.x) * kHeads;
+  return {blockIdx.z, first_head, min(kHeads, args.num_heads - first_head), split_of_block()};
 }
 
-// The splits of a row are a cluster. No setmaxnreg: 128 registers are enough for every role.
+// No setmaxnreg: 128 registers are enough for every role.
 template <class HeadTile>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_fp8_sparse_mla_short_kernel(__grid_constant__ const KernelArgs args) {
   extern __shared__ uint8_t raw_storage[];
-  auto& shared = *reinterpret_cast<ShortStorage<HeadTile>*>(raw_storage);
-  SharedStorage<HeadTile>& common = shared;
+  auto& storage = *reinterpret_cast<ShortStorage<HeadTile>*>(raw_storage);
+  SharedStorage<HeadTile>& shared = storage;
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   constexpr int kThree = kThreads - 128;
-  auto const tile = [&args] { return tile_of<HeadTile::kHeads>(args, first_tile()); };
+  auto const tile = [&args] { return short_tile<HeadTile::kHeads>(args); };
   if (warpgroup == 1 || warpgroup == 2) {
     ptx::cluster_arrive_relaxed();
-    load_query_tile<256>(common, args, tile(), static_cast<int>(threadIdx.x) - 128);
+    load_query_tile<256>(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
     ptx::fence_proxy_async();
     ptx::named_barrier_arrive(kSecondQueryReady, kThree);
     ptx::named_barrier_sync(kQueryReady, kThree);
-    ValueWarpgroup<HeadTile> values(common, thread);
-    values.run(index_list(args, tile()).num_blocks);
+    ValueWarpgroup<HeadTile> values(shared, thread);
     ptx::cluster_wait_acquire();
+    values.run(index_list(args, tile()).num_blocks);
     values.template hand_over_part<true>(args, tile().split);
     ptx::named_barrier_sync(kFactorReady, kThree);
-    join_parts(common, args, tile(), static_cast<int>(threadIdx.x) - 128);
+    join_parts(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
     return;
   }
-  bool const second = warpgroup == 3;
-  if (second) {
+  int const block = warpgroup == 3;
+  if (block == 1) {
+    ptx::cluster_arrive_relaxed();
     RingPlace<HeadTile::kStages> place;
-    gather_tokens<true>(common, args, index_list(args, tile()), place, true, thread);
+    gather_tokens<true>(shared, args, index_list(args, tile()), place, true, thread);
     ptx::named_barrier_sync(kSecondQueryReady, kThree);
   } else {
-    if (threadIdx.x == 0) init_short(shared, args);
+    if (threadIdx.x == 0) {
+      ptx::mbarrier_init(&storage.settled, 1);
+      init_barriers(shared);
+      expect_parts(shared, args, split_of_block());
+    }
     __syncwarp();
     ptx::named_barrier_arrive(kBarriersReady, 256);
     ptx::cluster_arrive_relaxed();
     ptx::named_barrier_sync(kQueryReady, kThree);
+    ptx::cluster_wait_acquire();
   }
   int const num_blocks = index_list(args, tile()).num_blocks;
-  ShortScores<HeadTile> scores(shared, second, thread);
-  scores.run(num_blocks);
-  if (second) {
+  ShortScores<HeadTile> scores(storage, block, thread);
+  if (block < num_blocks) scores.run();
+  if (block == 1) {
     ptx::named_barrier_arrive(kSumsReady, 256);
-    PartStages<HeadTile>(args).wait_until_free(common, num_blocks);
-    ptx::cluster_arrive_release();
   } else {
     ptx::named_barrier_sync(kSumsReady, 256);
-    ptx::cluster_wait_acquire();
     scores.finish(args, num_blocks);
-    if (thread < 32) weigh_parts(common, args, tile(), thread);
+    if (thread < 32) weigh_parts(shared, args, tile(), thread);
     ptx::named_barrier_arrive(kFactorReady, kThree);
   }
 }
