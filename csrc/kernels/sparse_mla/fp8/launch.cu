@@ -55,8 +55,8 @@ Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaSt
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
-  return launch_function<kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
-                         kSplit == Split::kCluster>(args, dim3(blocks, args.num_splits), op, stream);
+  return launch_function < kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
+         kSplit == Split::kCluster > (args, dim3(blocks, args.num_splits), op, stream);
 }
 
 // No more rows than run at a time.
@@ -103,6 +103,13 @@ KernelEntry entry(char const* what) {
           reinterpret_cast<void const*>(kKernel<HeadTile<kHeads>, kSplit, kReadsOnce>)};
 }
 
+template <int kHeads>
+KernelEntry short_entry(char const* what) {
+  return {{"sm90_fp8_sparse_mla_short_kernel", "sparse_mla_decode", what, kThreads,
+           sizeof(ShortStorage<HeadTile<kHeads>>), kLaunchRegisters},
+          reinterpret_cast<void const*>(kShortKernel<HeadTile<kHeads>>)};
+}
+
 template <int kMaxSplits>
 KernelEntry join_entry() {
   return {{"fp8_join_kernel", "sparse_mla_decode", "two heads of one row", kJoinThreads, 0, 255},
@@ -128,7 +135,7 @@ Status launch(KernelArgs const& all, int64_t num_rows, int32_t tile_heads, bool 
   }
 }
 
-std::array<KernelEntry, 18> kernels() {
+std::array<KernelEntry, 21> kernels() {
   return {
       entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
       entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
@@ -145,6 +152,9 @@ std::array<KernelEntry, 18> kernels() {
       entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
       entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
       entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
+      short_entry<8>("8 heads of one row and split of 128 tokens, FP8 paged cache"),
+      short_entry<16>("16 heads of one row and split of 128 tokens, FP8 paged cache"),
+      short_entry<32>("32 heads of one row and split of 128 tokens, FP8 paged cache"),
       join_entry<4>(),
       join_entry<8>(),
       join_entry<16>()};

@@ -97,8 +97,7 @@ __device__ __forceinline__ void expect_parts(SharedStorage<HeadTile>& shared,
   ptx::mbarrier_init(&shared.sums_full, 1);
   ptx::mbarrier_init(&shared.parts_full, 1);
   ptx::fence_mbarrier_init();
-  ptx::mbarrier_arrive_expect_tx(&shared.sums_full,
-                                 args.num_splits * share.heads * sizeof(float2));
+  ptx::mbarrier_arrive_expect_tx(&shared.sums_full, args.num_splits * share.heads * sizeof(float2));
   ptx::mbarrier_arrive_expect_tx(&shared.parts_full,
                                  args.num_splits * share.entries() * kEntryBytes);
 }
@@ -209,8 +208,8 @@ __device__ __forceinline__ void store_joined(KernelArgs const& args, int64_t row
 // while the parts are still under way. A lane has one split of one head: there are at most
 // max(kHeads, splits) such pairs.
 template <class HeadTile>
-__device__ __forceinline__ void weigh_parts(SharedStorage<HeadTile>& shared,
-                                            KernelArgs const& args, Tile const& tile, int lane) {
+__device__ __forceinline__ void weigh_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                            Tile const& tile, int lane) {
   static_assert(HeadTile::kHeads <= 32 && kMaxSplits <= 32);
   Share<HeadTile> const share(args.num_splits, tile.split);
   ptx::mbarrier_wait_cluster(&shared.sums_full, 0);
@@ -236,8 +235,8 @@ __device__ __forceinline__ void weigh_parts(SharedStorage<HeadTile>& shared,
   if (exists) shared.peer[lane].x = weight * normaliser.factor;
   // Of a head that two blocks share, the first one's.
   bool const first = (lane & (args.num_splits - 1)) == 0 && (share.first & 127) == 0;
-  ptx::store_global_4(args.lse + tile.row * args.num_heads + head,
-                      __float_as_uint(normaliser.lse), keep && first);
+  ptx::store_global_4(args.lse + tile.row * args.num_heads + head, __float_as_uint(normaliser.lse),
+                      keep && first);
 }
 
 // By warpgroups 1 and 2, once the weights are there. Up to four lanes take an entry, every so many
@@ -265,7 +264,8 @@ __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, Kern
         return ptx::load_shared_8(parts.base(from, tile.split) + i * kEntryBytes);
       };
       uint2 const values[4] = {value_of(split), value_of(split + 1),
-                               four ? value_of(split + 2) : zero, four ? value_of(split + 3) : zero};
+                               four ? value_of(split + 2) : zero,
+                               four ? value_of(split + 3) : zero};
       float4 const first = weights[split / 2];
       float4 const second = four ? weights[split / 2 + 1] : first;
       add_weighted(sum, first.x, values[0]);
@@ -289,8 +289,8 @@ inline constexpr int kJoinThreads = 128;
 inline constexpr int kJoinHeads = 2;  // of a thread block: 64 threads, eight dims each
 
 // Every multiprocessor has several thread blocks, and their instructions are what takes its time:
-// eight dims a thread, and a split's weight is worked out by one lane of a warp. kMaxSplits loads in
-// flight.
+// eight dims a thread, and a split's weight is worked out by one lane of a warp. kMaxSplits loads
+// in flight.
 template <int kMaxSplits>
 __global__ void __launch_bounds__(kJoinThreads)
     fp8_join_kernel(__grid_constant__ const KernelArgs args, int tile_heads) {
@@ -300,7 +300,8 @@ __global__ void __launch_bounds__(kJoinThreads)
   int const eighth = threadIdx.x & 63, lane = threadIdx.x & 31;
   int const tile = head / tile_heads, local = head - tile * tile_heads;
   int64_t const first = ((row * args.head_tiles + tile) * args.num_splits) * tile_heads + local;
-  auto const* const values = reinterpret_cast<uint4 const*>(args.part_values + first * 128) + eighth;
+  auto const* const values =
+      reinterpret_cast<uint4 const*>(args.part_values + first * 128) + eighth;
   float2 const* const sums = args.part_sums + first;
   // A pass without a load or store brings the code in while the kernel before ends. One block of
   // four: there are about as many on a multiprocessor.

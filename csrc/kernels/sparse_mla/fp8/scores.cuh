@@ -271,8 +271,7 @@ struct ScoreWarpgroup {
 
   // Leaves the reduced columns of the warp in shared memory, by head.
   static __device__ __forceinline__ void store_columns(float (&result)[HeadTile::kHeads],
-                                                       float const (&columns)[kColumns],
-                                                       int lane) {
+                                                       float const (&columns)[kColumns], int lane) {
     int const first = (lane >> 2) * kColumns / 8;
     float* const target = &result[head_of(first >> 1, lane) + (first & 1)];
     if constexpr (kColumns == 16) {
