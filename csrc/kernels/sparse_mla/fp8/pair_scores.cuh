@@ -60,7 +60,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
     }
     reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_warp_result(maximum, lane);
+    store_columns(shared.warp_result[warp], maximum, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread < PairTile::kHeads) {
       auto const& result = shared.warp_result;
@@ -168,7 +168,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       total_of[i * 2 + 1] = sum[i].y;
     }
     reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
-    store_warp_result(total_of, lane);
+    store_columns(shared.warp_result[warp], total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     uint32_t const parity = (tiles++ & 1) ^ 1;
     if (thread >= PairTile::kHeads) return;
