@@ -35,7 +35,7 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
       uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
       sum += quad.x + quad.y + quad.z + quad.w;
     }
-    inclusive = ptx::warp_inclusive_sum(sum, lane);
+    inclusive = ptx::warp_inclusive_sum(sum);
     if (lane == 31) shared.warp_sums[warp] = inclusive;
   }
   __syncthreads();
@@ -45,20 +45,20 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
   for (int other = 0; other < kSearchWarps - 1; ++other) {
     above += other < warp ? shared.warp_sums[other] : 0;
   }
-  if (above + sum < high_rank || above >= low_rank) return;
-#pragma unroll 4
-  for (int i = kBinsPerThread - 1; i >= 0; --i) {
-    uint32_t const bin = first + i;
-    uint32_t const count = shared.bins[bin];
-    uint32_t const reached = above + count;
-    if (above < high_rank && high_rank <= reached) {
-      shared.high = Place{bin, high_rank - above, count};
+  auto const place = [&](Place& place, uint32_t rank) {
+    if (above >= rank || above + sum < rank) return;
+    uint32_t before = above;
+    Place found{};
+#pragma unroll 2
+    for (int i = kBinsPerThread - 1; i >= 0; --i) {  // the last that begins below the rank
+      uint32_t const count = shared.bins[first + i];
+      if (before < rank) found = Place{static_cast<uint32_t>(first + i), before, count};
+      before += count;
     }
-    if (above < low_rank && low_rank <= reached) {
-      shared.low = Place{bin, low_rank - above, count};
-    }
-    above = reached;
-  }
+    place = Place{found.bin, rank - found.rank, found.inside};
+  };
+  place(shared.high, high_rank);
+  place(shared.low, low_rank);
 }
 
 // Values low ... low + 2^shift - 1 and the rank, among them, of the one sought.

@@ -47,11 +47,17 @@ __device__ __forceinline__ void visit_held(uint32_t count, Visit const& visit) {
   }
 }
 
-// keys[i] becomes that of candidate threadIdx.x + i * kThreads, or kNoKey past the last.
+// The first of the candidates of a thread, which are kThreads apart. Lanes' lie 33 apart: those of
+// a list in order, such as ties, would otherwise set bits of one word of the bitmap.
+template <int kThreads>
+__device__ __forceinline__ uint32_t first_held() {
+  return opaque(threadIdx.x) * 33 % kThreads;
+}
+
+// keys[i] becomes that of candidate first + i * kThreads, or kNoKey past the last.
 template <int kThreads, int kKeys>
 __device__ __forceinline__ void load_keys(uint32_t (&keys)[kKeys], Candidate const* list,
-                                          uint32_t count) {
-  uint32_t const first = opaque(threadIdx.x);
+                                          uint32_t count, uint32_t first) {
 #pragma unroll
   for (uint32_t& key : keys) key = kNoKey;
   visit_held<kThreads, kKeys, 1>(count, [&](int i) {
@@ -71,11 +77,11 @@ struct WinnerRule {
   }
 };
 
-// keys[i] is that of candidate threadIdx.x + i * kThreads. By all threads of the block; barriers
-// only if ties have to be told apart.
+// keys[i] is that of own[i * kThreads]. By all threads of the block; barriers only if ties have to
+// be told apart.
 template <int kThreads, int kKeys, class WarpSums>
 __device__ __forceinline__ WinnerRule winner_rule(BinStorage& bins, WarpSums& warp_sums,
-                                                  Candidate const* list,
+                                                  Candidate const* own,
                                                   uint32_t const (&keys)[kKeys],
                                                   Verdict const& verdict, int slice_count) {
   WinnerRule rule{verdict.threshold, verdict.threshold, 0};
@@ -83,7 +89,6 @@ __device__ __forceinline__ WinnerRule winner_rule(BinStorage& bins, WarpSums& wa
   rule.first_greater = verdict.threshold + 1;
   uint32_t const winning = verdict.ties - min(verdict.ties, verdict.equal_before);
   if (winning == 0) return rule;
-  Candidate const* const own = list + opaque(threadIdx.x);
   auto const visit = [&](auto const& visit_position) {
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
@@ -114,22 +119,22 @@ __device__ __forceinline__ void clear_bitmap(uint32_t* bitmap, int num_words) {
   for (int i = threadIdx.x; i < num_words + num_words / 32; i += kThreads) bitmap[i] = 0;
 }
 
-// Writes the winners' positions in the slice to `winners` in ascending order, a window of the
-// bitmap at a time, and returns their number. Barriers of a window: the cleared bitmap; the set
-// bits; the block's sum.
-template <int kThreads, int kKeys, class WarpSums>
+// Calls emit(rank, position) for the winners' positions in the slice, whose ranks ascend with them, a
+// window of the bitmap at a time, and returns their number. Barriers of a window: the cleared
+// bitmap; the set bits; the block's sum.
+template <int kThreads, int kKeys, class WarpSums, class Emit>
 __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint32_t* bitmap,
                                                   uint32_t window_words, Candidate const* list,
                                                   uint32_t count, uint32_t const (&keys)[kKeys],
                                                   WinnerRule const& wins, int slice_count,
-                                                  int32_t* winners) {
+                                                  Emit const& emit) {
   uint32_t const slice_words = (static_cast<uint32_t>(slice_count) + 31) / 32;
   uint32_t emitted = 0;
   int window = 0;
 #pragma unroll 1
   for (uint32_t first_word = 0; first_word < slice_words; first_word += window_words, ++window) {
     uint32_t const num_words = min(slice_words - first_word, window_words);
-    Candidate const* const own = list + opaque(threadIdx.x);
+    Candidate const* const own = list + first_held<kThreads>();
     if (window > 0) __syncthreads();
     visit_held<kThreads, kKeys, 1>(count, [&](int i) {
       if (keys[i] < wins.threshold) return;
@@ -156,7 +161,7 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
       bitmap[bitmap_place(word)] = 0;
 #pragma unroll 1
       while (bits != 0) {
-        winners[rank++] = (first_word + word) * 32 + __ffs(bits) - 1;
+        emit(rank++, (first_word + word) * 32 + __ffs(bits) - 1);
         bits &= bits - 1;
       }
     }

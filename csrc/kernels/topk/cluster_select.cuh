@@ -195,8 +195,8 @@ class ClusterSelect {
           sum.y += peer < block_rank() ? count : 0;
         }
       }
-      above.x = ptx::warp_inclusive_sum(sum.x, lane);
-      if constexpr (kClusterSize > 1) above.y = ptx::warp_inclusive_sum(sum.y, lane);
+      above.x = ptx::warp_inclusive_sum(sum.x);
+      if constexpr (kClusterSize > 1) above.y = ptx::warp_inclusive_sum(sum.y);
       if (lane == 31) shared_.warp_sums[warp] = above;
     }
     __syncthreads();

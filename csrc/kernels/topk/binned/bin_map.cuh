@@ -41,6 +41,10 @@ class BinMap {
     float high = __shfl_sync(kAllLanes, sorted, max(high_rank, 0));
     float const beyond =
         0.5f * (__shfl_sync(kAllLanes, sorted, 0) - __shfl_sync(kAllLanes, sorted, 31));
+    int const middle = static_cast<int>(expected);
+    crowd_ = low_rank >= middle + 4 && low_rank < 32 &&
+             low == __shfl_sync(kAllLanes, sorted, min(middle, 31));
+    crowd_value_ = low;
     if (low_rank > 31) low -= beyond;
     if (high_rank < 0) high += beyond;
     // A width of nothing: all these samples are equal, which then have a bin of their own.
@@ -55,9 +59,15 @@ class BinMap {
   }
   static constexpr uint32_t kFirstBin = 0x4B000000u;
 
+  // Many samples around the k-th best are one value, as ReLU zeros would be.
+  __device__ __forceinline__ bool is_crowded() const { return crowd_; }
+  __device__ __forceinline__ float crowd() const { return crowd_value_; }
+
  private:
   float scale_;
   float offset_;
+  float crowd_value_;
+  bool crowd_;
 };
 
 // By one warp: the bin of the rank-th best of the counted values, of which there are as many.
@@ -72,12 +82,12 @@ __device__ __forceinline__ Place find_bin(uint32_t const* bins, uint32_t rank) {
     uint4 const quad = own[(i + lane) % kLaneQuads];  // spreads the lanes over the banks
     sum += quad.x + quad.y + quad.z + quad.w;
   }
-  uint32_t const reached = ptx::warp_inclusive_sum(sum, lane);
+  uint32_t const reached = ptx::warp_inclusive_sum(sum);
   int const owner = __ffs(__ballot_sync(kAllLanes, reached >= rank)) - 1;
   uint32_t const above = __shfl_sync(kAllLanes, reached - sum, owner);
   int const best = (32 - owner) * kLaneBins - 1;
   uint32_t const count = bins[best - lane];
-  uint32_t const counted = above + ptx::warp_inclusive_sum(count, lane);
+  uint32_t const counted = above + ptx::warp_inclusive_sum(count);
   int const step = __ffs(__ballot_sync(kAllLanes, counted >= rank)) - 1;
   uint32_t const before = __shfl_sync(kAllLanes, counted - count, step);
   return Place{static_cast<uint32_t>(best - step), rank - before,

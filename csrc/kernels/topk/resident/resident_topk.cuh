@@ -17,17 +17,24 @@
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/resident/sample.cuh"
 #include "kernels/topk/resident/traits.h"
+#include "kernels/topk/resident/warp_list.cuh"
 #include "kernels/topk/row_range.cuh"
-#include "kernels/topk/tile_ranks.cuh"
 
 namespace dsa_ops::topk_sm90::resident {
+
+// Bits of the logits that pass a gate. A NaN never passes.
+__device__ __forceinline__ uint32_t passing(float const (&logits)[kThreadKeys], float gate) {
+  uint32_t mask = 0;
+#pragma unroll
+  for (int i = 0; i < kThreadKeys; ++i) mask |= logits[i] >= gate ? 1u << i : 0;
+  return mask;
+}
 
 template <LogitsType kType>
 __global__ void __launch_bounds__(kThreads)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
   using P = Packet<kType>;
   using Element = typename P::Element;
-  using Ranks = TileRanks<P::kLogits, kThreadKeys / P::kLogits>;
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
@@ -60,18 +67,24 @@ __global__ void __launch_bounds__(kThreads)
                               args.indices + int64_t{row} * args.indices_row_stride);
     return;
   }
-  uint32_t keys[kThreadKeys];
-  packets.make_keys(keys, values, min(range.length - packets.begin, packets.count));
+  int const valid = min(range.length - packets.begin, packets.count);
   Interval interval = sample.guess(shared.bins, range.length, span, args.top_k);
+  // No NaN passes any gate: they and -inf, one key, are not told apart by one above both.
+  interval.low = max(interval.low, kWorstKey + 1);
+  interval.range = ~interval.low;
+  packets.drop_beyond(values, valid);
+  WarpList<kType> list(shared);
+  list.fill(passing(values, logit_of(interval.low)), values);
   selector.wait_for_cluster();
-  while (!selector.select(keys, interval)) continue;
+  while (!selector.select_visited([&](auto const& take) { list.visit(take); }, interval)) {
+    list.fill(packets.held(valid), values);
+  }
 
-  Verdict const verdict = selector.verdict();
-  uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
   int32_t const own_row = opaque(blockIdx.x) / kClusterSize;
-  write_winners<Ranks, kThreads>(
-      shared, mask, packets.begin + packets.warp_first(), SlotMap(args, own_row),
-      args.indices + int64_t{own_row} * args.indices_row_stride + first_winner(verdict));
+  write_listed(shared, list, selector.verdict(), packets.begin + packets.warp_first(),
+               SlotMap(args, own_row),
+               args.indices + int64_t{own_row} * args.indices_row_stride +
+                   first_winner(selector.verdict()));
 }
 
 }  // namespace dsa_ops::topk_sm90::resident
