@@ -38,4 +38,23 @@ __device__ __forceinline__ Integer warp_inclusive_sum(Integer value) {
   return value;
 }
 
+// The same of two values at a time.
+__device__ __forceinline__ uint2 warp_inclusive_sum(uint2 values) {
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    asm volatile(
+        "{\n"
+        ".reg .pred has;\n"
+        ".reg .b32 below<2>;\n"
+        "shfl.sync.up.b32 below0|has, %0, %2, 0, 0xffffffff;\n"
+        "shfl.sync.up.b32 below1, %1, %2, 0, 0xffffffff;\n"
+        "@has add.u32 %0, %0, below0;\n"
+        "@has add.u32 %1, %1, below1;\n"
+        "}"
+        : "+r"(values.x), "+r"(values.y)
+        : "r"(distance));
+  }
+  return values;
+}
+
 }  // namespace dsa_ops::ptx

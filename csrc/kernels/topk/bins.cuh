@@ -16,14 +16,16 @@ __device__ __forceinline__ void clear_bins(BinStorage& shared) {
   }
 }
 
-// By all threads, of which kSearchThreads search: where the low_rank-th and the high_rank-th best
-// value lie, high_rank <= low_rank. A rank that is 0 or above the number of values leaves its place
-// as it is. One barrier; a named one of the searching warps would do, but racecheck loses track of
-// the block's barriers behind one of those.
+// By all threads: where the low_rank-th and the high_rank-th best value lie, high_rank <= low_rank.
+// A rank that is 0 or above the number of values leaves its place as it is. One barrier; a named
+// one of the searching warps would do, but racecheck loses track of the block's barriers behind one
+// of those.
+template <int kThreads>
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {
-  constexpr int kBinsPerThread = kBins / kSearchThreads;
-  bool const searches = threadIdx.x < kSearchThreads;
+  constexpr int kSearchers = kThreads < kMaxSearchers ? kThreads : kMaxSearchers;
+  constexpr int kBinsPerThread = kBins / kSearchers;
+  bool const searches = threadIdx.x < kSearchers;
   int const lane = threadIdx.x % 32;
   int const warp = threadIdx.x / 32;
   int const first = kBins - kBinsPerThread - kBinsPerThread * threadIdx.x;
@@ -40,11 +42,8 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
   }
   __syncthreads();
   if (!searches) return;
-  uint32_t above = inclusive - sum;
-#pragma unroll
-  for (int other = 0; other < kSearchWarps - 1; ++other) {
-    above += other < warp ? shared.warp_sums[other] : 0;
-  }
+  uint32_t const above =
+      inclusive - sum + __reduce_add_sync(kAllLanes, lane < warp ? shared.warp_sums[lane] : 0);
   auto const place = [&](Place& place, uint32_t rank) {
     if (above >= rank || above + sum < rank) return;
     uint32_t before = above;
@@ -86,7 +85,7 @@ __device__ __forceinline__ Bin narrow(BinStorage& shared, Bin bin, uint32_t high
       if (offset <= width) atomicAdd(&shared.bins[offset >> shift], 1u);
     });
     __syncthreads();
-    find_places(shared, bin.rank, high_rank);
+    find_places<kThreads>(shared, bin.rank, high_rank);
     __syncthreads();
     high_rank = 0;
     Place const place = shared.low;

@@ -119,15 +119,15 @@ __device__ __forceinline__ void clear_bitmap(uint32_t* bitmap, int num_words) {
   for (int i = threadIdx.x; i < num_words + num_words / 32; i += kThreads) bitmap[i] = 0;
 }
 
-// Calls emit(rank, position) for the winners' positions in the slice, whose ranks ascend with them, a
-// window of the bitmap at a time, and returns their number. Barriers of a window: the cleared
-// bitmap; the set bits; the block's sum.
-template <int kThreads, int kKeys, class WarpSums, class Emit>
+// Writes the winners' positions in the slice to `winners` in ascending order, a window of the
+// bitmap at a time, and returns their number. Barriers of a window: the cleared bitmap; the set
+// bits; the block's sum.
+template <int kThreads, int kKeys, class WarpSums>
 __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint32_t* bitmap,
                                                   uint32_t window_words, Candidate const* list,
                                                   uint32_t count, uint32_t const (&keys)[kKeys],
                                                   WinnerRule const& wins, int slice_count,
-                                                  Emit const& emit) {
+                                                  int32_t* winners) {
   uint32_t const slice_words = (static_cast<uint32_t>(slice_count) + 31) / 32;
   uint32_t emitted = 0;
   int window = 0;
@@ -161,7 +161,7 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
       bitmap[bitmap_place(word)] = 0;
 #pragma unroll 1
       while (bits != 0) {
-        emit(rank++, (first_word + word) * 32 + __ffs(bits) - 1);
+        winners[rank++] = (first_word + word) * 32 + __ffs(bits) - 1;
         bits &= bits - 1;
       }
     }

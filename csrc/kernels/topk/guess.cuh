@@ -42,8 +42,8 @@ struct GuessBins {
   }
 };
 
-// The one key that the samples in a bin have, or kNoKey if they differ. Takes the place of the bins.
-// One barrier.
+// The one key that the samples in a bin have, or kNoKey if they differ. Takes the place of the
+// bins. One barrier.
 template <int kThreads, int kCount>
 __device__ __forceinline__ uint32_t only_key(BinStorage& shared, uint32_t const (&samples)[kCount],
                                              uint32_t bin) {
@@ -86,8 +86,8 @@ __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
   float const expected = top_k * density;
   float const deviation = __fsqrt_rn(expected);
   // A k-th best above the interval costs a round, one below it the count of all keys.
-  find_places(shared, static_cast<uint32_t>(expected + 3.0f * deviation + 2.0f),
-              static_cast<uint32_t>(fmaxf(expected - 2.5f * deviation, 1.0f)));
+  find_places<kThreads>(shared, static_cast<uint32_t>(expected + 3.0f * deviation + 2.0f),
+                        static_cast<uint32_t>(fmaxf(expected - 2.5f * deviation, 1.0f)));
   __syncthreads();
   uint32_t const high = shared.high.bin;
   if (shared.low.bin == high) {
@@ -95,8 +95,7 @@ __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
     uint32_t const crowd = only_key<kThreads>(shared, samples, high);
     if (crowd != kNoKey) return Interval{crowd, ~crowd, 0};
   }
-  uint32_t const low_key =
-      GuessBins::low(max(shared.low.bin, high - min(high, kMaxBins - 1)));
+  uint32_t const low_key = GuessBins::low(max(shared.low.bin, high - min(high, kMaxBins - 1)));
   uint32_t const end = high == kBins - 1 ? kBestKey : GuessBins::low(high + 1) - 1;
   return Interval{low_key, ~low_key, round_shift(end - low_key)};
 }

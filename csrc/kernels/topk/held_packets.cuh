@@ -66,13 +66,6 @@ struct HeldPackets {
   __device__ __forceinline__ bool holds(int i, int valid) const {
     return 0 <= index(i) && index(i) < valid;
   }
-  // Bits of those.
-  __device__ __forceinline__ uint32_t held(int valid) const {
-    uint32_t mask = 0;
-#pragma unroll
-    for (int i = 0; i < kKeys; ++i) mask |= holds(i, valid) ? 1u << i : 0;
-    return mask;
-  }
   // Makes what lies past the slice's first `valid` logits as if it had not been loaded.
   __device__ __forceinline__ void drop_beyond(float (&values)[kKeys], int valid) const {
     if (whole(valid)) return;

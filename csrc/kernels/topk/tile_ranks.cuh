@@ -87,6 +87,7 @@ __device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t
       : "memory");
 }
 
+// Two stores, as one would put every pair into neighbouring registers, from the row's loads on.
 __device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t& address,
                                          Candidate const& value) {
   asm volatile(
@@ -95,7 +96,8 @@ __device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t
       ".reg .b32 own;\n"
       "and.b32 own, %1, %2;\n"
       "setp.ne.u32 taken, own, 0;\n"
-      "@taken st.shared.v2.b32 [%0], {%3, %4};\n"
+      "@taken st.shared.b32 [%0], %3;\n"
+      "@taken st.shared.b32 [%0 + 4], %4;\n"
       "@taken add.u32 %0, %0, 8;\n"
       "}"
       : "+r"(address)

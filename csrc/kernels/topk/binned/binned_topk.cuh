@@ -31,7 +31,8 @@ __device__ __forceinline__ float sample_of_lane(Element const* row, int span) {
   return Packet<kType>::logit(row[part * lane + __umulhi((lane + 1) * 0x9E3779B1u, part)]);
 }
 
-// Bits of the row's winners. Barriers: the counts; the place; the listed keys, or those of select_any.
+// Bits of the row's winners. Barriers: the counts; the place; the listed keys, or those of
+// select_any.
 template <class Ranks, class Packets>
 __device__ __forceinline__ uint32_t select_by_bins(SharedStorage& shared, BinMap const& bin_of,
                                                    Packets const& packets,
@@ -44,32 +45,29 @@ __device__ __forceinline__ uint32_t select_by_bins(SharedStorage& shared, BinMap
     atomicAdd(&shared.bins[bins[i] - BinMap::kFirstBin], 1u);
   }
   __syncthreads();
-  if (threadIdx.x < 32) {
-    Place const found = find_bin(shared.bins, top_k);
-    if (threadIdx.x == 0) shared.place = found;
-  }
-  __syncthreads();
-
   // The first bin holds what is not of the row, too.
-  Place const place = shared.place;
+  Place const place = find_bin(shared, top_k);
   bool const settled = place.inside == place.rank && place.bin != 0;
   uint32_t const bin = BinMap::kFirstBin + place.bin;
   uint32_t const surely = settled ? bin : bin + 1;
   uint32_t mask = 0;
-  uint32_t own = 0;  // keys in the bin
+  uint32_t inside = 0;  // keys in the bin
 #pragma unroll
   for (int i = 0; i < kThreadKeys; ++i) {
     mask |= bins[i] >= surely ? 1u << i : 0;
-    own += bins[i] == bin ? 1 : 0;
+    inside |= bins[i] == bin ? 1u << i : 0;
   }
   if (!settled && place.inside <= kListedKeys && place.bin != 0) {
+    uint32_t const own = __popc(inside);
     uint32_t const first = own == 0 ? 0 : atomicAdd(&shared.num_listed, own);
-    if (own != 0) {  // few threads have one
-      Listed* next = &shared.listed[first];
+    // Few threads have one, and hardly any has more.
+#pragma unroll 1
+    for (Listed* next = &shared.listed[first]; inside != 0; inside &= inside - 1) {
+      int const bit = __ffs(inside) - 1;
+      float value = values[0];
 #pragma unroll
-      for (int i = 0; i < kThreadKeys; ++i) {
-        if (bins[i] == bin) *next++ = Listed{key_of(values[i]), packets.index(i)};
-      }
+      for (int i = 1; i < kThreadKeys; ++i) value = i == bit ? values[i] : value;
+      *next++ = Listed{key_of(value), packets.index(bit)};
     }
     __syncthreads();
     rank_listed(shared, place, first, own, [&](int index) { mask |= packets.bit(index); });

@@ -140,7 +140,7 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
   sample.visit([&](uint32_t key) { atomicAdd(&shared.bins[bin_of(key)], 1u); });
   __syncthreads();
   uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
-  find_places(shared, rank, high_rank);
+  find_places<kThreads>(shared, rank, high_rank);
   __syncthreads();
   Place const place = shared.low;
   uint32_t const high = bin_of.high(shared.high.bin);

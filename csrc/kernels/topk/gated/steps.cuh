@@ -51,8 +51,11 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
   if (threadIdx.x == 0) {
     shared.num_candidates = 0;
     shared.first_tie = kBeyondCapacity;
+    shared.slice_begin = own.slice_begin;
+    shared.slice_count = own.slice.count;
   }
   Stream<kType, kThreads, packets_in_flight(kType, kClusterSize)> stream;
+  selector.wait_for_cluster();
   Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
                               [&] { stream.begin(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
@@ -87,7 +90,6 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
   Interval interval{low, ~low, round_shift(shared.gate.high - low)};
   uint32_t count = shared.num_candidates;
   bool above_tie = shared.gate.above_tie;
-  selector.wait_for_cluster();
   if (shared.gate.likely_tied) {  // the same in all blocks of the row
     uint32_t const wanted = args.top_k - min(count, static_cast<uint32_t>(args.top_k));
     if (count <= capacity) {
@@ -123,12 +125,13 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
 }
 
 // Writes the block's winners among `count` candidates to its part of the row's indices.
-template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
+template <int kClusterSize, int kThreads, int kKeys, class Storage>
 __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& shared,
                                               Candidate* list, uint32_t count,
                                               uint32_t const (&keys)[kKeys],
                                               Verdict const& verdict) {
-  Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
+  int32_t const row = opaque(blockIdx.x) / kClusterSize;
+  int32_t const slice_count = shared.slice_count;  // the row's end would be a load
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + opaque(args.capacity));
   int32_t* const winners =
       reinterpret_cast<int32_t*>(bitmap + args.window_words + args.window_words / 32);
@@ -140,25 +143,16 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& s
     if (winning > 0) rule.tie_end = list[end - 1].position + 1;
   } else {
     rule = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list + first_held<kThreads>(),
-                                 keys, verdict, own.slice.count);
+                                 keys, verdict, slice_count);
   }
-  // Slots take a load each: where they are asked for, positions are gathered first.
-  SlotMap const slot(args, own.row);
-  int32_t* const indices =
-      args.indices + int64_t{own.row} * args.indices_row_stride + first_winner(verdict);
-  uint32_t const number = order_winners<kThreads>(
-      shared.warp_sums, bitmap, args.window_words, list, count, keys, rule, own.slice.count,
-      [&](uint32_t rank, uint32_t position) {
-        if (slot.identity) {
-          indices[rank] = slot(own.slice_begin + position);
-        } else {
-          winners[rank] = position;
-        }
-      });
-  if (slot.identity) return;
+  uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
+                                                  count, keys, rule, slice_count, winners);
   __syncthreads();
+  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
+  uint32_t const first = first_winner(verdict);
+  SlotMap const slot(args, row);
   for (uint32_t i = threadIdx.x; i < number; i += kThreads) {
-    indices[i] = slot(own.slice_begin + winners[i]);
+    indices[first + i] = slot(shared.slice_begin + winners[i]);
   }
 }
 

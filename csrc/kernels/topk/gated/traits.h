@@ -42,6 +42,8 @@ struct alignas(128) SharedStorage {
   uint32_t warp_sums[2][1][kThreads / 32];
   Gate gate;
   uint32_t num_candidates;
+  int32_t slice_begin;  // in the row
+  int32_t slice_count;
   uint32_t first_tie;  // from this candidate on they are the tie's, in order
 };
 

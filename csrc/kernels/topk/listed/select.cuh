@@ -275,8 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     Selector anew(shared.select);
     gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
     gated::list_passing(args.topk, shared, list, own, anew);
-    uint32_t const count =
-        gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
+    uint32_t const count = gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
     load_keys<kThreads>(keys, list, count, opaque(threadIdx.x));
   }
   write_winners(args.topk, shared, list, keys, shared.select.verdict);

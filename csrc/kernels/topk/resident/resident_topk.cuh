@@ -51,18 +51,18 @@ __global__ void __launch_bounds__(kThreads)
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{row} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
-  HeldPackets<kType, kThreadKeys> const packets(logits, span, rank, kClusterSize);
   RowSample<kType> const sample(logits, span);
+  HeldPackets<kType, kThreadKeys> const packets(logits, span, rank, kClusterSize);
   float values[kThreadKeys];
   packets.load(values);
   // While the loads are on their way.
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
   if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize);
+  selector.wait_for_cluster();
   __syncthreads();
 
   if (range.length <= args.top_k) {
-    selector.wait_for_cluster();
     write_whole_row<kThreads>(args, range, SlotMap(args, row), rank, kClusterSize,
                               args.indices + int64_t{row} * args.indices_row_stride);
     return;
@@ -74,17 +74,28 @@ __global__ void __launch_bounds__(kThreads)
   interval.range = ~interval.low;
   packets.drop_beyond(values, valid);
   WarpList<kType> list(shared);
-  list.fill(passing(values, logit_of(interval.low)), values);
-  selector.wait_for_cluster();
-  while (!selector.select_visited([&](auto const& take) { list.visit(take); }, interval)) {
-    list.fill(packets.held(valid), values);
+  bool listed = interval.shift != 0;  // else a crowd of equal keys would be
+  if (listed) {
+    list.fill(passing(values, logit_of(interval.low)), values);
+    listed = selector.select_visited([&](auto const& take) { list.visit(take); }, interval);
   }
-
   int32_t const own_row = opaque(blockIdx.x) / kClusterSize;
-  write_listed(shared, list, selector.verdict(), packets.begin + packets.warp_first(),
-               SlotMap(args, own_row),
-               args.indices + int64_t{own_row} * args.indices_row_stride +
-                   first_winner(selector.verdict()));
+  SlotMap const slot(args, own_row);
+  int32_t* const indices = args.indices + int64_t{own_row} * args.indices_row_stride;
+  int const warp_position = packets.begin + packets.warp_first();
+  if (listed) {
+    Verdict const verdict = selector.verdict();
+    write_listed(shared, list, verdict, warp_position, slot, indices + first_winner(verdict));
+    return;
+  }
+  uint32_t keys[kThreadKeys];
+  packets.make_keys(keys, values, valid);
+  while (!selector.select(keys, interval)) continue;
+  Verdict const verdict = selector.verdict();
+  using Ranks = typename WarpList<kType>::Ranks;
+  uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
+  write_winners<Ranks, kThreads>(shared, mask, warp_position, slot,
+                                 indices + first_winner(verdict));
 }
 
 }  // namespace dsa_ops::topk_sm90::resident

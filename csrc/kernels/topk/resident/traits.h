@@ -17,7 +17,9 @@ struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_values[2][kThreads / 32];
-  Candidate lists[kThreads / 32][32 * kThreadKeys];  // by warp
+  // By warp: candidates; winners' places in it.
+  Candidate lists[kThreads / 32][32 * kThreadKeys];
+  uint16_t winners[kThreads / 32][32 * kThreadKeys];
 };
 
 }  // namespace dsa_ops::topk_sm90::resident

@@ -76,7 +76,8 @@ class WarpList {
       bool const tie_wins = equal_before + __popc(equal & lower_lanes) < ties;
       bool const wins = key > threshold || (key == threshold && tie_wins);
       uint32_t const winning = __ballot_sync(kAllLanes, wins);
-      if (wins) take(winners + __popc(winning & lower_lanes), list_[first + threadIdx.x % 32].position);
+      if (wins)
+        take(winners + __popc(winning & lower_lanes), list_[first + threadIdx.x % 32].position);
       winners += __popc(winning);
       equal_before += __popc(equal);
     }
@@ -110,8 +111,7 @@ __device__ __forceinline__ void write_listed(SharedStorage& shared, WarpList<kTy
         verdict.equal_before + sum_of_lower_warps<kThreads>(shared.warp_values[0], equal);
     ties = verdict.ties - min(verdict.ties, before);
   }
-  uint32_t const winners =
-      list.visit_winners(verdict.threshold, ties, [](uint32_t, uint32_t) {});
+  uint32_t const winners = list.visit_winners(verdict.threshold, ties, [](uint32_t, uint32_t) {});
   indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], winners);
   list.visit_winners(verdict.threshold, ties, [&](uint32_t rank, uint32_t place) {
     indices[rank] = slot(warp_position + place);

@@ -110,8 +110,7 @@ __device__ __forceinline__ uint32_t order_winners(StagedRow<kType>& row,
     mask = masks_of<false>(row, threshold).x;
   } else {
     uint2 const masks = masks_of<true>(row, threshold);
-    uint32_t const first =
-        first_bits<kLogits>(warp_sums[0], row.warp_tiles, masks.y, verdict.ties);
+    uint32_t const first = first_bits<kLogits>(warp_sums[0], row.warp_tiles, masks.y, verdict.ties);
     mask = masks.x ^ masks.y ^ first;
   }
   MaskRanks<kLogits> const ranks(warp_sums[1], mask);
