@@ -60,9 +60,13 @@ __device__ __forceinline__ void load_keys(uint32_t (&keys)[kKeys], Candidate con
                                           uint32_t count, uint32_t first) {
 #pragma unroll
   for (uint32_t& key : keys) key = kNoKey;
-  visit_held<kThreads, kKeys, 1>(count, [&](int i) {
+  visit_held<kThreads, kKeys, 2>(count, [&](int i) {
     uint32_t const index = first + i * kThreads;
-    if (index < count) keys[i] = key_of(__uint_as_float(list[index].bits));
+    uint32_t const pair[2] = {list[index].bits, list[index + kThreads].bits};  // none past the list
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      keys[i + j] = index + j * kThreads < count ? key_of(__uint_as_float(pair[j])) : kNoKey;
+    }
   });
 }
 
@@ -136,12 +140,14 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
     uint32_t const num_words = min(slice_words - first_word, window_words);
     Candidate const* const own = list + first_held<kThreads>();
     if (window > 0) __syncthreads();
-    visit_held<kThreads, kKeys, 1>(count, [&](int i) {
-      if (keys[i] < wins.threshold) return;
-      uint32_t const position = own[i * kThreads].position;
-      uint32_t const word = position / 32 - first_word;
-      if (word < num_words && wins(keys[i], position)) {
-        atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
+    visit_held<kThreads, kKeys, 2>(count, [&](int i) {
+      uint32_t const pair[2] = {own[i * kThreads].position, own[(i + 1) * kThreads].position};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        uint32_t const word = pair[j] / 32 - first_word;
+        if (word < num_words && wins(keys[i + j], pair[j])) {
+          atomicOr(&bitmap[bitmap_place(word)], 1u << pair[j] % 32);
+        }
       }
     });
     __syncthreads();

@@ -160,8 +160,10 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
   // No NaN passes any gate: they and -inf, one key, are told apart from the rest by a gate above.
   if (bin.low <= kWorstKey) return lowest;
   bool const above_tie = !enough(bin);
-  // Samples above the tie, against about as many as the row's best k have.
-  bool const likely_tied = above_tie && rank - bin.rank < rank / 2;
+  // Samples above the tie, against somewhat more than the row's best k have, which the rank tells.
+  float const root = sqrtf(static_cast<float>(rank) + 5.0f) - 3.0f;
+  bool const likely_tied =
+      above_tie && static_cast<float>(rank - bin.rank) < root * root + 0.5f * root;
   return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie, likely_tied};
 }
 

@@ -17,9 +17,10 @@ struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_values[2][kThreads / 32];
-  // By warp: candidates; winners' places in it.
-  Candidate lists[kThreads / 32][32 * kThreadKeys];
-  uint16_t winners[kThreads / 32][32 * kThreadKeys];
+  union {  // by warp
+    Candidate lists[kThreads / 32][32 * kThreadKeys];
+    uint16_t winners[kThreads / 32][32 * kThreadKeys];  // their places in it
+  };
 };
 
 }  // namespace dsa_ops::topk_sm90::resident
