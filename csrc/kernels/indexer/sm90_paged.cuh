@@ -60,8 +60,8 @@ __device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row
 // which no row needs scores.
 template <class Tile>
 __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
-  if (row_tile >= args.row_tiles) return 0;
-  TileRows const rows = tile_rows<Tile>(args, row_tile);
+  bool const exists = row_tile < args.row_tiles;
+  TileRows const rows = tile_rows<Tile>(args, exists ? row_tile : 0);
   int32_t length = 0;
 #pragma unroll
   for (int32_t j = 0; j < Tile::kQueries; ++j) {
@@ -69,7 +69,8 @@ __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_t
     int32_t const token = rows.first_token + min(j, rows.tokens - 1);
     length = max(length, args.lengths.of(rows.request, token));
   }
-  return length <= args.unscored_length ? 0 : (length + kPageKeys - 1) / kPageKeys;
+  bool const scores = exists && length > args.unscored_length;
+  return scores ? (length + kPageKeys - 1) / kPageKeys : 0;
 }
 
 // A line of 32 page ids per thread of the grid.
@@ -88,6 +89,8 @@ __device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int
 // The order in which a row tile's pages are scored: a place count() of them, page(place) at each,
 // which may lie past the last page.
 struct PagesInOrder {
+  // Stages of a call's only row tile may go to blocks in turn.
+  static constexpr bool kInTurn = true;
   int32_t pages;
 
   __device__ __forceinline__ explicit PagesInOrder(int32_t row_pages) : pages(row_pages) {}
@@ -111,17 +114,26 @@ class PagedProducer {
       if (args_.num_pages > 0) ptx::prefetch_tensor_map(&args_.key_map);
     }
     ptx::wait_for_prior_kernels();
+    if (in_turn()) first_ids_ = page_id(args_.block_table, place_in_turn(lane_), max_pages());
     first_pages_ = pages_of<Tile>(args_, lane_);
-    int32_t total = Order(first_pages_).count();
-#pragma unroll 4
-    for (int32_t i = lane_ + 32; i < args_.row_tiles; i += 32) {
-      total += Order(pages_of<Tile>(args_, i)).count();
+    int32_t total = 0;
+    // Loads of several lengths overlap.
+    constexpr int kGroup = 3;
+#pragma unroll 1
+    for (int32_t first = 32; first < args_.row_tiles; first += 32 * kGroup) {
+      int32_t pages[kGroup];
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) pages[i] = pages_of<Tile>(args_, first + 32 * i + lane_);
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) total += Order(pages[i]).count();
     }
+    total += Order(first_pages_).count();
     total_ = __reduce_add_sync(~0u, total);
     page_policy_ = ptx::evict_first_policy();
   }
 
   __device__ void run() {
+    if (in_turn()) return run_in_turn();
     // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product, as
     // a grid has a block less than there are stages at most.
     int32_t const blocks = static_cast<int32_t>(gridDim.x);
@@ -167,22 +179,69 @@ class PagedProducer {
     TileRows const rows = tile_rows<Tile>(args_, row_tile);
     // The first page waits for its id alone: ids load before everything else, a group ahead.
     int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
-    auto const page_id = [&](int32_t place) {
-      int32_t const page = order.page(place);
-      return place < page_end && page < order.pages ? __ldg(table + page) : -1;
+    auto const id_at = [&](int32_t place) {
+      return page_id(table, order.page(place), place < page_end ? order.pages : 0);
     };
-    int32_t next_page = page_id(page_begin + lane_);
-    send_piece(rows, page_begin, page_end);
+    int32_t next_page = id_at(page_begin + lane_);
+    int32_t const stages = (page_end - page_begin + Block::kWarpgroups - 1) / Block::kWarpgroups;
+    send_piece(rows, page_begin, page_end, stages, Block::kStageKeys);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
-      next_page = page_id(group + 32 + lane_);
+      next_page = id_at(group + 32 + lane_);
       int32_t const group_pages = min(page_end - group, 32);
 #pragma unroll 1
       for (int32_t i = 0; i < group_pages; i += Block::kWarpgroups) produce_stage(lane_page, i);
     }
   }
 
-  __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end) {
+  // A call's only row tile: a block takes every gridDim.x-th stage, so that page ids load with the
+  // lengths, and pages at once. The math warps hear of the piece when the first pages fly.
+  __device__ __forceinline__ bool in_turn() const {
+    return Order::kInTurn && args_.row_tiles == 1;
+  }
+  __device__ __forceinline__ int32_t place_in_turn(int32_t index) const {
+    int32_t const stage = index / Block::kWarpgroups * static_cast<int32_t>(gridDim.x);
+    return (stage + static_cast<int32_t>(blockIdx.x)) * Block::kWarpgroups +
+           index % Block::kWarpgroups;
+  }
+  __device__ void run_in_turn() {
+    constexpr int32_t kGroupStages = 32 / Block::kWarpgroups;
+    static_assert(Block::kKeyStages <= kGroupStages);
+    int32_t const blocks = static_cast<int32_t>(gridDim.x);
+    int32_t const all_stages = (total_ + Block::kWarpgroups - 1) / Block::kWarpgroups;
+    int32_t lane_page = place_in_turn(lane_) < total_ ? first_ids_ : -1;
+    int32_t s = 0;
+    int32_t stage = static_cast<int32_t>(blockIdx.x);  // of the row tile
+#pragma unroll 1
+    for (; s < Block::kKeyStages && stage < all_stages; ++s, stage += blocks) {
+      produce_stage(lane_page, s * Block::kWarpgroups);
+    }
+    if (s > 0) {
+      int32_t const left = stage < all_stages ? (all_stages - 1 - stage) / blocks + 1 : 0;
+      send_piece(tile_rows<Tile>(args_, 0), place_in_turn(0), total_, s + left,
+                 blocks * Block::kStageKeys);
+    }
+#pragma unroll 1
+    for (; stage < all_stages; ++s, stage += blocks) {
+      if (s % kGroupStages == 0) {
+        lane_page =
+            page_id(args_.block_table, place_in_turn(s * Block::kWarpgroups + lane_), total_);
+      }
+      produce_stage(lane_page, s % kGroupStages * Block::kWarpgroups);
+    }
+    finish();
+  }
+
+  __device__ __forceinline__ static int32_t page_id(int32_t const* table, int32_t page,
+                                                    int32_t pages) {
+    return page < pages ? __ldg(table + page) : -1;
+  }
+  __device__ __forceinline__ int32_t max_pages() const {
+    return (args_.lengths.max_length + kPageKeys - 1) / kPageKeys;
+  }
+
+  __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end,
+                             int32_t stages, int32_t step) {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
     if (ptx::elect_one()) {
       uint64_t* full = &shared_.query_full[queries_.stage];
@@ -192,7 +251,8 @@ class PagedProducer {
     }
     PagedPiece& sent = shared_.pieces[queries_.stage];
     if (lane_ == 0) {
-      sent.stages = (page_end - page_begin + Block::kWarpgroups - 1) / Block::kWarpgroups;
+      sent.stages = stages;
+      sent.step = step;
       sent.first_row = rows.request * args_.lengths.next_n + rows.first_token;
       sent.rows = rows.tokens;
       sent.scan_begin = page_begin * kPageKeys;
@@ -266,6 +326,7 @@ class PagedProducer {
   PagedArgs const& args_;
   PagedStorage<Tile>& shared_;
   int const lane_;
+  int32_t first_ids_ = -1;   // of the lane's page, where stages go in turn
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
   uint64_t page_policy_ = 0;
@@ -339,7 +400,9 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
         uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     int32_t n = piece.scan_begin + lane_key;
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
-    int32_t const whole = uniform(max(whole_end - piece.scan_begin, 0) / Block::kStageKeys);
+    int32_t const step = piece.step;
+    int32_t const first_end = piece.scan_begin + Block::kStageKeys;
+    int32_t const whole = uniform(max(whole_end - first_end + step, 0) / step);
     ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
 
     // Scores the next page and hands the logits to `store(query)`.
@@ -352,8 +415,8 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
           lane, [&] { ptx::mbarrier_arrive(&shared.key_empty[keys.stage]); },
           [&](int query, float logit) { store(query, present ? logit : -INFINITY); });
       keys.advance();
-      n += Block::kStageKeys;
-      first_out += Block::kStageKeys;
+      n += step;
+      first_out += step;
     };
 
     // Stages that all rows see whole need no test per logit.

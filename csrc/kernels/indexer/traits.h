@@ -107,6 +107,7 @@ struct PagedPiece {
   int32_t first_row;
   int32_t rows;        // of the tile that exist
   int32_t scan_begin;  // first key scored
+  int32_t step;        // keys from a stage to the next
   int32_t store_end;   // keys at and after it are not stored
   int32_t row_lengths[4];
 };

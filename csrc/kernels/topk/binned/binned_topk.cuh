@@ -12,13 +12,11 @@
 
 #include "device/ptx/grid.cuh"
 #include "kernels/topk/binned/bin_map.cuh"
-#include "kernels/topk/binned/select_inside.cuh"
 #include "kernels/topk/binned/traits.h"
+#include "kernels/topk/binned/write_best.cuh"
 #include "kernels/topk/held_packets.cuh"
-#include "kernels/topk/keys.cuh"
 #include "kernels/topk/packet.cuh"
 #include "kernels/topk/row_range.cuh"
-#include "kernels/topk/tile_ranks.cuh"
 
 namespace dsa_ops::topk_sm90::binned {
 
@@ -36,8 +34,6 @@ __global__ void __launch_bounds__(kThreads)
     binned_topk_kernel(__grid_constant__ KernelArgs const args) {
   using Packets = HeldPackets<kType, kThreadKeys>;
   using Element = typename Packets::Element;
-  constexpr int kLogits = Packet<kType>::kLogits;
-  using Ranks = TileRanks<kLogits, kThreadKeys / kLogits>;
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
@@ -81,42 +77,7 @@ __global__ void __launch_bounds__(kThreads)
     if (threadIdx.x == 0) shared.place = found;
   }
   __syncthreads();
-
-  // The first bin holds what is not of the row, too.
-  Place const place = shared.place;
-  bool const settled = place.inside == place.rank && place.bin != 0;
-  uint32_t const bin = BinMap::kFirstBin + place.bin;
-  uint32_t const surely = settled ? bin : bin + 1;
-  uint32_t mask = 0;
-  uint32_t own = 0;  // keys in the bin
-#pragma unroll
-  for (int i = 0; i < kThreadKeys; ++i) {
-    mask |= bins[i] >= surely ? 1u << i : 0;
-    own += bins[i] == bin ? 1 : 0;
-  }
-  if (!settled && place.inside <= kListedKeys && place.bin != 0) {
-    uint32_t const first = own == 0 ? 0 : atomicAdd(&shared.num_listed, own);
-    if (own != 0) {  // few threads have one
-      Listed* next = &shared.listed[first];
-#pragma unroll
-      for (int i = 0; i < kThreadKeys; ++i) {
-        if (bins[i] == bin) *next++ = Listed{key_of(values[i]), packets.index(i)};
-      }
-    }
-    __syncthreads();
-    rank_listed(shared, place, first, own, [&](int index) { mask |= packets.bit(index); });
-  } else if (!settled) {
-    uint32_t keys[kThreadKeys];
-#pragma unroll
-    for (int i = 0; i < kThreadKeys; ++i) {
-      bool const inside = bins[i] == bin && packets.holds(i, range.length);
-      keys[i] = inside ? key_of(values[i]) : kNoKey;
-    }
-    mask |= select_any<Ranks>(shared, keys, place.rank);
-  }
-  write_winners<Ranks, kThreads>(
-      shared, mask, packets.warp_first(), SlotMap(args, opaque(blockIdx.x)),
-      args.indices + int64_t{opaque(blockIdx.x)} * args.indices_row_stride);
+  write_best(args, shared, packets, values, bins, range.length);
 }
 
 }  // namespace dsa_ops::topk_sm90::binned
