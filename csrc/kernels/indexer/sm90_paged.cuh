@@ -98,6 +98,15 @@ struct PagesInOrder {
   __device__ __forceinline__ int32_t page(int32_t place) const { return place; }
 };
 
+template <class Tile>
+__device__ __forceinline__ void load_queries(PagedArgs const& args, PagedStorage<Tile>& shared,
+                                             uint32_t stage, int32_t first_token,
+                                             int32_t request) {
+  uint64_t* const full = &shared.query_full[stage];
+  ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
+  ptx::tma_load_4d(shared.queries[stage], &args.query_map, full, 0, 0, first_token, request);
+}
+
 template <class Tile, class Order = PagesInOrder>
 class PagedProducer {
   using Block = PagedBlock<Tile>;
@@ -115,19 +124,18 @@ class PagedProducer {
     }
     ptx::wait_for_prior_kernels();
     if (in_turn()) first_ids_ = page_id(args_.block_table, place_in_turn(lane_), max_pages());
-    first_pages_ = pages_of<Tile>(args_, lane_);
     int32_t total = 0;
     // Loads of several lengths overlap.
-    constexpr int kGroup = 3;
+    constexpr int kGroup = 4;
 #pragma unroll 1
-    for (int32_t first = 32; first < args_.row_tiles; first += 32 * kGroup) {
+    for (int32_t first = 0; first < args_.row_tiles; first += 32 * kGroup) {
       int32_t pages[kGroup];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) pages[i] = pages_of<Tile>(args_, first + 32 * i + lane_);
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) total += Order(pages[i]).count();
+      if (first == 0) first_pages_ = pages[0];
     }
-    total += Order(first_pages_).count();
     total_ = __reduce_add_sync(~0u, total);
     page_policy_ = ptx::evict_first_policy();
   }
@@ -184,6 +192,10 @@ class PagedProducer {
     };
     int32_t next_page = id_at(page_begin + lane_);
     int32_t const stages = (page_end - page_begin + Block::kWarpgroups - 1) / Block::kWarpgroups;
+    ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
+    if (ptx::elect_one()) {
+      load_queries(args_, shared_, queries_.stage, rows.first_token, rows.request);
+    }
     send_piece(rows, page_begin, page_end, stages, Block::kStageKeys);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
@@ -195,7 +207,8 @@ class PagedProducer {
   }
 
   // A call's only row tile: a block takes every gridDim.x-th stage, so that page ids load with the
-  // lengths, and pages at once. The math warps hear of the piece when the first pages fly.
+  // lengths, and pages at once. Its queries are under way; the math warps hear of the piece when
+  // the first pages are, too.
   __device__ __forceinline__ bool in_turn() const {
     return Order::kInTurn && args_.row_tiles == 1;
   }
@@ -220,6 +233,8 @@ class PagedProducer {
       int32_t const left = stage < all_stages ? (all_stages - 1 - stage) / blocks + 1 : 0;
       send_piece(tile_rows<Tile>(args_, 0), place_in_turn(0), total_, s + left,
                  blocks * Block::kStageKeys);
+    } else {
+      ptx::mbarrier_wait(&shared_.query_full[0], 0);
     }
 #pragma unroll 1
     for (; stage < all_stages; ++s, stage += blocks) {
@@ -242,13 +257,6 @@ class PagedProducer {
 
   __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end,
                              int32_t stages, int32_t step) {
-    ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
-    if (ptx::elect_one()) {
-      uint64_t* full = &shared_.query_full[queries_.stage];
-      ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
-      ptx::tma_load_4d(shared_.queries[queries_.stage], &args_.query_map, full, 0, 0,
-                       rows.first_token, rows.request);
-    }
     PagedPiece& sent = shared_.pieces[queries_.stage];
     if (lane_ == 0) {
       sent.stages = stages;
@@ -472,7 +480,15 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads
   if (warp == Block::kProducerWarp) {
     producer.plan();
   } else if (warp == 0) {
-    if (lane == 0) init_paged_barriers(shared);
+    if (ptx::elect_one()) {
+      init_paged_barriers(shared);
+      // The queries of a call's only row tile come before all pages.
+      if (args.row_tiles == 1) {
+        ptx::wait_for_prior_kernels();
+        ptx::prefetch_l2(args.weights);
+        load_queries(args, shared, 0, 0, 0);
+      }
+    }
   } else if (warp < Block::kMathWarps) {
     constexpr int kPrefetchThreads = (Block::kMathWarps - 1) * 32;
     prefetch_block_tables(args, static_cast<int32_t>(blockIdx.x) * kPrefetchThreads +

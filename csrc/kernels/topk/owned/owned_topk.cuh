@@ -6,8 +6,10 @@
 // search among the bins and the order of the winners. Memory is busy meanwhile with the rings of
 // pages, of which there are more than hide a stop.
 //
-// No roles: the first warp of a warpgroup feeds it, too. page_ring.cuh has the ring's barriers;
-// query_full has 1 arrival, with the bytes of the query.
+//   warps 0-15   four math warpgroups, which then select
+//   warps 16-19  feed a warpgroup each, meet the others before the sample is looked at, and end
+//
+// page_ring.cuh has the rings' barriers; query_full has 1 arrival, with the bytes of the query.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -80,9 +82,8 @@ class PageScorer {
             take(logit);
           }
         });
+    ring_.advance();
   }
-  __device__ __forceinline__ indexer::RingPosition<kStages> const& ring() const { return ring_; }
-  __device__ __forceinline__ void advance() { ring_.advance(); }
   __device__ __forceinline__ int lane_key() const { return lane_key_; }
 
  private:
@@ -147,6 +148,27 @@ __device__ __forceinline__ void select_row(KernelArgs const& args, SharedStorage
   binned::write_best(args, shared.select, packets, values, bins, length);
 }
 
+// What a feeding warp does.
+template <class Tile>
+__device__ __forceinline__ void feed_row(OwnedArgs const& args, SharedStorage<Tile>& shared,
+                                         int32_t row, int warpgroup, int lane) {
+  if (lane == 0) init_barriers(shared, warpgroup);
+  __syncwarp();
+  ptx::wait_for_prior_kernels();
+  if (warpgroup == 0 && ptx::elect_one()) load_query<Tile>(args.scoring, shared, row);
+  PageFeed<Tile> feed(args.scoring, shared, row, warpgroup, lane);
+  int32_t const length = args.scoring.lengths.of(row, 0);
+  int32_t const pages = (length + indexer::kPageKeys - 1) / indexer::kPageKeys;
+  uint32_t turns = length > args.topk.top_k ? turns_of_row(pages, warpgroup, lane) : 0;
+  feed.load(turns, kStages);
+  __syncthreads();
+  if (length <= args.topk.top_k) return;
+  // Behind the sample's turns the math warps wait for all others, too.
+  feed.load(turns, kSampleTurns);
+  __syncthreads();
+  feed.load(turns, kMaxTurns);
+}
+
 template <int kHeads>
 __global__ void __launch_bounds__(kThreads, 1)
     owned_topk_kernel(__grid_constant__ OwnedArgs const args) {
@@ -155,48 +177,36 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto& shared = *reinterpret_cast<SharedStorage<Tile>*>(shared_memory);
   int const warp = indexer::uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
-  int const warpgroup = warp / 4;
-  bool const feeds = warp % 4 == 0;
   int32_t const row = static_cast<int32_t>(blockIdx.x);
   indexer::PagedArgs const& scoring = args.scoring;
+  if (warp >= kMathThreads / 32) {
+    return feed_row<Tile>(args, shared, row, warp - kMathThreads / 32, lane);
+  }
 
-  if (warp == 1 && ptx::elect_one()) {
+  if (warp == 0 && ptx::elect_one()) {
     ptx::prefetch_tensor_map(&scoring.query_map);
     if (scoring.num_pages > 0) ptx::prefetch_tensor_map(&scoring.key_map);
   }
-  if (feeds && lane == 0) init_barriers(shared, warpgroup);
-  __syncwarp();
   ptx::wait_for_prior_kernels();
-  // Page ids do not wait for the length, and pages wait for nothing else.
+  int const warpgroup = warp / 4;
   int32_t const length = scoring.lengths.of(row, 0);
-  PageFeed<Tile> feed(scoring, shared, row, feeds, warpgroup, lane);
-  if (warp == 0 && ptx::elect_one()) load_query<Tile>(scoring, shared, row);
-  uint32_t turns = 0;
-  if (length > args.topk.top_k) {
-    int32_t const pages = (length + indexer::kPageKeys - 1) / indexer::kPageKeys;
-    turns = turns_of_row(pages, warpgroup, lane);
-    if (feeds) feed.begin(turns);
-  }
   PageScorer<Tile> scorer(shared, length, warp, lane);
   scorer.load_weights(scoring.weights + row * scoring.weights_row_stride);
-  for (int i = threadIdx.x; i < binned::kValueBins / 4; i += kThreads) {
+  for (int i = threadIdx.x; i < binned::kValueBins / 4; i += kMathThreads) {
     reinterpret_cast<uint4*>(shared.select.bins)[i] = make_uint4(0, 0, 0, 0);
   }
   if (threadIdx.x == 0) shared.select.num_listed = 0;
+  int32_t const pages = (length + indexer::kPageKeys - 1) / indexer::kPageKeys;
+  uint32_t turns = turns_of_row(pages, warpgroup, lane);
   __syncthreads();
   ptx::mbarrier_wait(&shared.query_full, 0);
   if (length <= args.topk.top_k) {
     RowRange const range(args.topk, row);
-    write_whole_row<kThreads>(args.topk, range, SlotMap(args.topk, row), 0, 1,
-                              args.topk.indices + int64_t{row} * args.topk.indices_row_stride);
+    write_whole_row<kMathThreads>(args.topk, range, SlotMap(args.topk, row), 0, 1,
+                                  args.topk.indices + int64_t{row} * args.topk.indices_row_stride);
     return;
   }
 
-  auto const score_next = [&](uint32_t turn, auto const& take) {
-    scorer.score(turn, take);
-    if (feeds) feed.refill(scorer.ring());
-    scorer.advance();
-  };
   uint32_t const sampled_turns = turns;
   int32_t const sampled = min(__popc(turns), kSampleTurns);
 #pragma unroll 1
@@ -204,18 +214,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     uint32_t const turn = take_turn(turns);
     int32_t const last = length - 1 - page_of_turn(turn, warpgroup) * indexer::kPageKeys;
     int const sample_key = min((i * 37 + warpgroup * 11 + 5) % indexer::kPageKeys, last);
-    score_next(turn, [&](float logit) {
+    scorer.score(turn, [&](float logit) {
       if (scorer.lane_key() == sample_key) shared.samples[i * kWarpgroups + warpgroup] = logit;
     });
   }
   __syncthreads();
-  int32_t const samples = min((length + indexer::kPageKeys - 1) / indexer::kPageKeys,
-                              kWarpgroups * kSampleTurns);
+  int32_t const samples = min(pages, kWarpgroups * kSampleTurns);
   binned::BinMap const bin_of(shared.samples[lane % samples], args.topk.top_k, length);
   count_scored(shared, sampled_turns, sampled, length, warpgroup, bin_of);
 #pragma unroll 1
   while (turns != 0) {
-    score_next(take_turn(turns), [&](float logit) {
+    scorer.score(take_turn(turns), [&](float logit) {
       atomicAdd(&shared.select.bins[bin_of(logit) - binned::BinMap::kFirstBin], 1u);
     });
   }

@@ -2,7 +2,7 @@
 //
 // Barriers of a warpgroup's ring:
 //   key_full[]   1 arrival (the feeding lane, with the bytes of a page that is present)
-//   key_empty[]  an arrival of every lane (they read scales); the feeding lane waits
+//   key_empty[]  an arrival of every lane (they read scales); the feeding warp waits
 #pragma once
 #include <cstdint>
 
@@ -31,45 +31,42 @@ __device__ __forceinline__ uint32_t take_turn(uint32_t& turns) {
   return turn;
 }
 
-// Feeds the ring; by the first warp of the warpgroup, which scores, too.
+// Feeds the ring of a warpgroup; by a warp.
 template <class Tile>
 class PageFeed {
  public:
+  // Page ids do not wait for the row's length.
   __device__ __forceinline__ PageFeed(indexer::PagedArgs const& args, SharedStorage<Tile>& shared,
-                                      int32_t row, bool feeds, int warpgroup, int lane)
+                                      int32_t row, int warpgroup, int lane)
       : args_(args), shared_(shared), warpgroup_(warpgroup) {
     int32_t const page = page_of_turn(lane, warpgroup);
     int32_t const* const table = args.block_table + row * args.block_table_stride;
     bool const exists = page * indexer::kPageKeys < args.lengths.max_length;
-    page_id_ = feeds && exists ? __ldg(table + page) : -1;
-  }
-  // The first turns, as many as the ring holds.
-  __device__ __forceinline__ void begin(uint32_t turns) {
-    turns_ = turns;
+    page_id_ = exists ? __ldg(table + page) : -1;
     policy_ = ptx::evict_first_policy();
-#pragma unroll 1
-    for (int stage = 0; stage < kStages && turns_ != 0; ++stage) load_next(stage);
   }
-  // The next turn in place of the stage's last, which all lanes of the warpgroup leave.
-  __device__ __forceinline__ void refill(indexer::RingPosition<kStages> const& last) {
-    if (turns_ == 0) return;
-    ptx::mbarrier_wait(&shared_.key_empty[warpgroup_][last.stage], last.phase);
-    load_next(last.stage);
+  // Loads the first `count` of the turns left.
+  __device__ __forceinline__ void load(uint32_t& turns, int32_t count) {
+#pragma unroll 1
+    for (int32_t i = 0; i < count && turns != 0; ++i) {
+      ptx::mbarrier_wait(&shared_.key_empty[warpgroup_][ring_.stage], ring_.phase ^ 1);
+      load_page(__shfl_sync(~0u, page_id_, take_turn(turns)));
+      ring_.advance();
+    }
   }
 
  private:
-  __device__ __forceinline__ void load_next(uint32_t stage) {
-    int32_t const page = __shfl_sync(~0u, page_id_, take_turn(turns_));
+  __device__ __forceinline__ void load_page(int32_t page) {
     bool const present = page >= 0 && page < args_.num_pages;
     if (ptx::elect_one()) {
-      uint64_t* const full = &shared_.key_full[warpgroup_][stage];
-      shared_.page_present[warpgroup_][stage] = present;
+      uint64_t* const full = &shared_.key_full[warpgroup_][ring_.stage];
+      shared_.page_present[warpgroup_][ring_.stage] = present;
       ptx::mbarrier_arrive_expect_tx(full, present ? indexer::kPageBytes : 0);
       if (present) {
-        ptx::tma_load_3d(shared_.keys[warpgroup_][stage], &args_.key_map, full, 0, 0, page,
+        ptx::tma_load_3d(shared_.keys[warpgroup_][ring_.stage], &args_.key_map, full, 0, 0, page,
                          policy_);
         ptx::bulk_copy(
-            shared_.scales[warpgroup_][stage],
+            shared_.scales[warpgroup_][ring_.stage],
             args_.index_cache + page * args_.page_stride_bytes + indexer::kPageScalesOffset,
             indexer::kPageKeys * sizeof(float), full, policy_);
       }
@@ -80,9 +77,9 @@ class PageFeed {
   indexer::PagedArgs const& args_;
   SharedStorage<Tile>& shared_;
   int const warpgroup_;
-  int32_t page_id_;      // of the lane's turn
-  uint32_t turns_ = 0;   // not loaded yet
-  uint64_t policy_ = 0;
+  int32_t page_id_;  // of the lane's turn
+  uint64_t policy_;
+  indexer::RingPosition<kStages> ring_;
 };
 
 }  // namespace dsa_ops::topk_sm90::owned
