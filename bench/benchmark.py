@@ -20,11 +20,14 @@ OURS = "dsa_ops"
 Inputs = dict[str, Any]
 #: Makes the call to time; whatever may happen outside the timing (outputs, plans) happens here.
 Prepare = Callable[[Shape, Inputs], Call]
+#: The same of an alternative that may have none for a shape.
+PreparePeer = Callable[[Shape, Inputs], Call | None]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One op: its shapes, its inputs from (shape, device, seed), our call and the peers' calls."""
+    """One op: its shapes, its inputs from (shape, device, seed), our call and the peers' calls:
+    other packages, and other ways to the same result."""
 
     op: str
     shapes: Sequence[Shape]
@@ -32,7 +35,7 @@ class Benchmark:
     make_inputs: Callable[[Shape, torch.device, int], Inputs]
     ours: Prepare
     work: Callable[[Shape], Work]
-    peers: Mapping[str, Prepare] = field(default_factory=dict)
+    peers: Mapping[str, PreparePeer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,12 @@ def measure_shape(
 
     calls: dict[str, list[Call]] = {}
     graph_us: dict[str, float] = {}
-    for impl, prepare in {OURS: prepare_ours, **benchmark.peers}.items():
+    prepares: dict[str, PreparePeer] = {OURS: prepare_ours, **benchmark.peers}
+    for impl, prepare in prepares.items():
         try:
-            prepared = [prepare(shape, tensors) for tensors in inputs]
+            prepared = [call for tensors in inputs if (call := prepare(shape, tensors))]
+            if not prepared:
+                continue
             harness.run_once(prepared)
             if graph:
                 graph_us[impl] = harness.graph(prepared[0])

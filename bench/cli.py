@@ -24,7 +24,7 @@ from .ceilings import CEILINGS, floor
 from .formulas import Work
 from .harness import Harness
 from .provenance import device_slug, provenance, refusal
-from .records import Record, Shape, Table, number, result_path, save, shape_text
+from .records import SHAPE_KEYS, Record, Shape, Table, number, result_path, save, shape_text
 
 _RESULTS = Path(__file__).parent / "results"
 
@@ -47,9 +47,17 @@ GROUPS = {"caches": [one.op for one in caches.BENCHMARKS], "all": list(BENCHMARK
 
 
 def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text}")
     return int(text)
+
+
+def _filter(text: str) -> str:
+    key, equals, _ = text.partition("=")
+    if not equals or key not in SHAPE_KEYS:
+        keys = ", ".join(SHAPE_KEYS)
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE with a key of {keys}, got {text}")
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shapes", choices=("quick", "all"), default="all")
     parser.add_argument(
         "--filter",
+        type=_filter,
         action="append",
         default=[],
         metavar="KEY=VALUE",

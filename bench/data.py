@@ -71,7 +71,8 @@ def quantize(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _index_direction(device: torch.device) -> Tensor:
     """The direction (entries +-1) along which model-like queries and keys agree."""
-    signs = torch.randint(2, (formats.INDEX_HEAD_DIM,), generator=torch.Generator().manual_seed(7))
+    gen = generator(torch.device("cpu"), 7)
+    signs = torch.randint(2, (formats.INDEX_HEAD_DIM,), generator=gen, device=gen.device)
     return (2.0 * signs - 1.0).to(device)
 
 
@@ -123,9 +124,13 @@ def latents(gen: torch.Generator, tokens: int) -> tuple[Tensor, Tensor]:
     return latent.bfloat16(), normal(gen, tokens, formats.MLA_ROPE_DIM, dtype=torch.bfloat16)
 
 
-def mla_cache(gen: torch.Generator, tokens: int) -> Tensor:
-    """An MLA cache with every slot filled, ``uint8[pages, 64, 656]``."""
+def mla_cache(gen: torch.Generator, tokens: int, kv: str = "fp8") -> Tensor:
+    """An MLA cache with every slot filled: ``uint8[pages, 64, 656]``, or of ``kv="bf16"``
+    ``bfloat16[pages, 64, 576]``, of plain Gaussian values."""
     pages = -(-tokens // formats.MLA_PAGE_TOKENS)
+    if kv == "bf16":
+        sizes = (pages, formats.MLA_PAGE_TOKENS, formats.MLA_HEAD_DIM)
+        return normal(gen, *sizes, dtype=torch.bfloat16)
     cache = formats.new_mla_cache(pages, device=gen.device)
     step = _CHUNK_ELEMENTS // (formats.MLA_PAGE_TOKENS * formats.MLA_LATENT_DIM)
     groups = formats.MLA_LATENT_DIM // formats.MLA_SCALE_GROUP

@@ -102,8 +102,11 @@ def topk(shape: Shape) -> Work:
     return Work(rows * (size(shape, "context") * FLOAT_BYTES + size(shape, "k") * INT_BYTES))
 
 
-def _sparse_mla(rows: int, heads: int, k: int, row_bytes: int, pool: int, shared: bool) -> Work:
-    """``shared``: neighbouring rows may share a gather, so no gather rate bounds the op."""
+def _sparse_mla(shape: Shape, rows: int, tokens: int, shared: bool) -> Work:
+    """``tokens``: of all contexts. ``shared``: neighbouring rows may share a gather, so no gather
+    rate bounds the op."""
+    heads, k = size(shape, "heads"), size(shape, "k")
+    row_bytes = BF16_ROW_BYTES if shape["kv"] == "bf16" else formats.MLA_TOKEN_BYTES
     query_and_out = formats.MLA_HEAD_DIM + formats.MLA_LATENT_DIM
     streamed = rows * (heads * (query_and_out * BF16_BYTES + FLOAT_BYTES) + k * INT_BYTES)
     return Work(
@@ -112,21 +115,19 @@ def _sparse_mla(rows: int, heads: int, k: int, row_bytes: int, pool: int, shared
         math="bf16",
         gathered_bytes=rows * k * row_bytes,
         gather_row_bytes=0 if shared else row_bytes,
-        gather_pool_bytes=pool,
+        gather_pool_bytes=tokens * row_bytes,
     )
 
 
 def sparse_mla_prefill(shape: Shape) -> Work:
-    row_bytes = BF16_ROW_BYTES if shape["kv"] == "bf16" else formats.MLA_TOKEN_BYTES
-    pool = size(shape, "context") * row_bytes
-    rows, heads, k = size(shape, "rows"), size(shape, "heads"), size(shape, "k")
-    return _sparse_mla(rows, heads, k, row_bytes, pool, shared=shape["indices"] == "local")
+    shared = shape["indices"] == "local"
+    return _sparse_mla(shape, size(shape, "rows"), size(shape, "context"), shared)
 
 
 def sparse_mla_decode(shape: Shape) -> Work:
-    batch, row_bytes = size(shape, "batch"), formats.MLA_TOKEN_BYTES
-    rows, pool = batch * size(shape, "s_q"), batch * size(shape, "context") * row_bytes
-    return _sparse_mla(rows, size(shape, "heads"), size(shape, "k"), row_bytes, pool, shared=False)
+    batch = size(shape, "batch")
+    rows, tokens = batch * size(shape, "s_q"), batch * size(shape, "context")
+    return _sparse_mla(shape, rows, tokens, shared=False)
 
 
 def write_index_cache(shape: Shape) -> Work:

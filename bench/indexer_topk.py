@@ -12,14 +12,18 @@ from .harness import Call
 from .indexer_logits import prefill_inputs
 from .records import Shape, size
 
-_SIZES = (
-    *((context, "random") for context in (8192, 32768, 65536, 131072)),
-    *((context, "model_like") for context in (32768, 131072)),
+_CASES = (
+    *(
+        (context, 2048, kind)
+        for kind in ("random", "model_like")
+        for context in (8192, 32768, 65536, 131072)
+    ),
+    *((32768, k, "random") for k in (1024, 512)),
 )
 
 SHAPES: tuple[Shape, ...] = tuple(
-    {"rows": 4096, "context": context, "index_heads": 64, "k": 2048, "data": kind}
-    for context, kind in _SIZES
+    {"rows": 4096, "context": context, "index_heads": 64, "k": k, "data": kind}
+    for context, k, kind in _CASES
 )
 
 
@@ -37,7 +41,7 @@ BENCHMARKS = (
     Benchmark(
         op="indexer_topk",
         shapes=SHAPES,
-        quick=[shape for shape in SHAPES if shape["context"] == 32768],
+        quick=[shape for shape in SHAPES if (shape["context"], shape["k"]) == (32768, 2048)],
         make_inputs=make_inputs,
         ours=ours,
         work=formulas.indexer_topk,

@@ -12,11 +12,14 @@ from .harness import Call
 from .paged_indexer_logits import decode_inputs
 from .records import Shape, size
 
-_SIZES = (
-    *((batch, 131072, 1, "random") for batch in (1, 16, 64)),
-    (128, 8192, 1, "random"),
-    (64, 131072, 2, "random"),
-    *((batch, 131072, 1, "model_like") for batch in (1, 64)),
+#: (batch, context), each with both kinds of data.
+_SIZES = (*((batch, 131072) for batch in (1, 16, 64)), (128, 8192))
+
+_CASES = (
+    *((*sizes, 1, 2048, "random") for sizes in _SIZES),
+    (64, 131072, 2, 2048, "random"),
+    *((*sizes, 1, 2048, "model_like") for sizes in _SIZES),
+    *((batch, 131072, 1, k, "random") for k in (1024, 512) for batch in (1, 64)),
 )
 
 SHAPES: tuple[Shape, ...] = tuple(
@@ -25,10 +28,10 @@ SHAPES: tuple[Shape, ...] = tuple(
         "context": context,
         "next_n": next_n,
         "index_heads": 64,
-        "k": 2048,
+        "k": k,
         "data": kind,
     }
-    for batch, context, next_n, kind in _SIZES
+    for batch, context, next_n, k, kind in _CASES
 )
 
 
@@ -47,7 +50,7 @@ BENCHMARKS = (
     Benchmark(
         op="paged_indexer_topk",
         shapes=SHAPES,
-        quick=[shape for shape in SHAPES if shape["batch"] in (1, 128)],
+        quick=[shape for shape in SHAPES if shape["batch"] in (1, 128) and shape["k"] == 2048],
         make_inputs=make_inputs,
         ours=ours,
         work=formulas.paged_indexer_topk,

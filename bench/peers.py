@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dsa_ops import formats
 
-from .benchmark import Inputs, Prepare
+from .benchmark import Inputs, Prepare, PreparePeer
 from .harness import Call
 from .records import Shape, size
 
@@ -30,7 +30,7 @@ _VLLM_WORKSPACE_BYTES = 1 << 20
 _FLASH_MLA_HEADS = 64
 
 
-def importable(candidates: Mapping[str, Prepare]) -> dict[str, Prepare]:
+def importable(candidates: Mapping[str, PreparePeer]) -> dict[str, PreparePeer]:
     """The candidates all of whose packages are installed."""
 
     def installed(name: str) -> bool:
@@ -122,7 +122,7 @@ _RANGED_TOPK: dict[str, TopkPeer] = {
 }
 
 
-def topk_peers() -> dict[str, Prepare]:
+def topk_peers() -> dict[str, PreparePeer]:
     """Every top-k on given logits; torch's knows no ranges and serves full rows only."""
 
     def on_logits(peer: TopkPeer) -> Prepare:
@@ -137,7 +137,7 @@ def topk_peers() -> dict[str, Prepare]:
     return importable({name: on_logits(peer) for name, peer in peers.items()})
 
 
-def chained_peers(score_peer: Prepare, ends: str) -> dict[str, Prepare]:
+def chained_peers(score_peer: Prepare, ends: str) -> dict[str, PreparePeer]:
     """deep_gemm's logits in full, then each top-k of them; ``ends`` names the rows' lengths."""
 
     def chain(peer: TopkPeer) -> Prepare:

@@ -1,4 +1,4 @@
-"""Sparse MLA of decode steps over the paged FP8 cache; every request has its own context."""
+"""Sparse MLA of decode steps over the paged FP8 or bf16 cache; each request has its own context."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .sparse_mla_prefill import outputs
 _STEPS = ((1, 1), (1, 2), (8, 1), (32, 1), (64, 1), (64, 2), (128, 1), (128, 2))
 
 _SIZES = (
-    *((heads, batch, s_q) for heads in (128, 64) for batch, s_q in _STEPS),
-    *((16, batch, s_q) for batch, s_q in ((1, 1), (1, 2), (32, 1), (64, 1), (128, 1))),
-    *((8, batch, 1) for batch in (8, 128)),
+    *((heads, batch, s_q, "fp8") for heads in (128, 64) for batch, s_q in _STEPS),
+    *((16, batch, s_q, "fp8") for batch, s_q in ((1, 1), (1, 2), (32, 1), (64, 1), (128, 1))),
+    *((8, batch, 1, "fp8") for batch in (8, 128)),
+    *((heads, batch, 1, "bf16") for heads in (128, 64, 16) for batch in (1, 32, 128)),
 )
 
 SHAPES: tuple[Shape, ...] = tuple(
@@ -28,10 +29,10 @@ SHAPES: tuple[Shape, ...] = tuple(
         "context": 32768,
         "heads": heads,
         "k": 2048,
-        "kv": "fp8",
+        "kv": kv,
         "indices": "random",
     }
-    for heads, batch, s_q in _SIZES
+    for heads, batch, s_q, kv in _SIZES
 )
 
 
@@ -46,9 +47,14 @@ def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
     requests = torch.arange(rows, dtype=torch.int32, device=device) // s_q
     return {
         "q": q,
-        "kv_cache": data.mla_cache(gen, batch * context),
+        "kv_cache": data.mla_cache(gen, batch * context, str(shape["kv"])),
         "indices": sets + requests.unsqueeze(1) * context,
     }
+
+
+def _flash_mla(shape: Shape, inputs: Inputs) -> Call | None:
+    """Its sparse decode reads FP8 caches alone."""
+    return peers.flash_mla_decode(shape, inputs) if shape["kv"] == "fp8" else None
 
 
 def ours(shape: Shape, inputs: Inputs) -> Call:
@@ -60,10 +66,14 @@ BENCHMARKS = (
     Benchmark(
         op="sparse_mla_decode",
         shapes=SHAPES,
-        quick=[shape for shape in SHAPES if shape["batch"] in (1, 64) and shape["s_q"] == 1],
+        quick=[
+            shape
+            for shape in SHAPES
+            if shape["batch"] in (1, 64) and shape["s_q"] == 1 and shape["kv"] == "fp8"
+        ],
         make_inputs=make_inputs,
         ours=ours,
         work=formulas.sparse_mla_decode,
-        peers=peers.importable({"flash_mla": peers.flash_mla_decode}),
+        peers=peers.importable({"flash_mla": _flash_mla}),
     ),
 )

@@ -11,22 +11,27 @@ from .benchmark import Benchmark, Inputs
 from .harness import Call
 from .records import Shape, size
 
+#: (rows, context), each with both kinds of scores.
 _SIZES = (
-    *((1, context, "random") for context in (8192, 32768, 131072, 1048576)),
-    (4, 131072, "random"),
-    *((16, context, "random") for context in (8192, 32768, 131072, 1048576)),
-    *((64, context, "random") for context in (32768, 131072)),
-    *((128, context, "random") for context in (8192, 65536)),
-    (256, 131072, "random"),
-    *((4096, context, "random") for context in (8192, 32768, 65536, 131072)),
-    *((rows, context, "model_like") for rows, context in ((64, 131072), (4096, 32768))),
+    *((rows, 131072) for rows in (1, 4, 16, 64, 256)),
+    *((rows, 1048576) for rows in (1, 16)),
+    *((64, 32768), (128, 8192), (128, 65536)),
+    *((4096, context) for context in (8192, 32768, 65536, 131072)),
+)
+_SHORT_SIZES = tuple((rows, context) for rows in (1, 16) for context in (8192, 32768))
+_SMALL_K_SIZES = ((1, 131072), (16, 131072), (64, 131072), (4096, 32768))
+
+_CASES = (
+    *((*sizes, 2048, "random") for sizes in (*_SHORT_SIZES, *_SIZES)),
+    *((*sizes, 2048, "model_like") for sizes in _SIZES),
+    *((*sizes, k, "random") for k in (1024, 512) for sizes in _SMALL_K_SIZES),
+)
+
+SHAPES: tuple[Shape, ...] = tuple(
+    {"rows": rows, "context": context, "k": k, "data": kind} for rows, context, k, kind in _CASES
 )
 
 _QUICK_SIZES = ((1, 131072), (64, 131072), (4096, 32768))
-
-SHAPES: tuple[Shape, ...] = tuple(
-    {"rows": rows, "context": context, "k": 2048, "data": kind} for rows, context, kind in _SIZES
-)
 
 
 def make_inputs(shape: Shape, device: torch.device, seed: int) -> Inputs:
@@ -47,7 +52,11 @@ BENCHMARKS = (
     Benchmark(
         op="topk",
         shapes=SHAPES,
-        quick=[shape for shape in SHAPES if (shape["rows"], shape["context"]) in _QUICK_SIZES],
+        quick=[
+            shape
+            for shape in SHAPES
+            if (shape["rows"], shape["context"]) in _QUICK_SIZES and shape["k"] == 2048
+        ],
         make_inputs=make_inputs,
         ours=ours,
         work=formulas.topk,

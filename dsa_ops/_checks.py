@@ -59,6 +59,13 @@ class Checker:
         if tensor.storage_offset() * tensor.element_size() % _ALIGNMENT_BYTES:
             self.fail(argument, "aligned to 16 bytes", "a misaligned base address")
 
+    def outputs(self, out: object, *names: str) -> None:
+        """What a public function of several outputs takes in their place."""
+        given = len(out) if isinstance(out, (tuple, list)) else None
+        if given != len(names):
+            got = type(out).__name__ + ("" if given is None else f" of {given}")
+            self.fail("out", f"a tuple ({', '.join(names)})", got)
+
     def same_device(self, **tensors: Tensor | None) -> None:
         """All given tensors on the device of the first. Called after the other checks."""
         first_name, first = next(iter(tensors.items()))

@@ -192,3 +192,26 @@ def test_num_tokens_is_checked(name: str) -> None:
     out = tuple(out) if len(out) > 1 else out[0]
     with pytest.raises(ValueError, match=rf"{name}: num_tokens must be the rows of out \(7\)"):
         gather(cache, block_table, cu_seq_lens, 6, out=out)
+
+
+@pytest.mark.parametrize(
+    ("call", "names"),
+    [
+        (lambda out: dsa_ops.merge_states(*[torch.zeros(1, 1, 8)] * 4, out=out), "out, lse"),
+        (
+            lambda out: dsa_ops.gather_index_cache(*[torch.zeros(1)] * 3, 1, out=out),
+            "k, k_scale",
+        ),
+        (
+            lambda out: dsa_ops.prepare_index_q(
+                *[torch.zeros(1)] * 4, 1.0, interleaved=False, out=out
+            ),
+            "q_out, weights_out",
+        ),
+    ],
+    ids=["merge_states", "gather_index_cache", "prepare_index_q"],
+)
+def test_out_of_several_outputs_is_a_tuple_of_them(call: Callable[..., Any], names: str) -> None:
+    for out, got in ((torch.zeros(2, 8), "Tensor"), ((torch.zeros(3),), "tuple of 1")):
+        with pytest.raises(ValueError, match=rf"out must be a tuple \({names}\), got {got}"):
+            call(out)

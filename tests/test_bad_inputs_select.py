@@ -291,7 +291,20 @@ def test_public_functions_name_negative_and_mismatched_sizes() -> None:
         dsa_ops.paged_indexer_logits(*paged, 8, out=torch.zeros(4, 9))
     with pytest.raises(ValueError, match=r"^topk: out must be of shape \[2, 3\], got \[2, 4\]"):
         dsa_ops.topk(torch.randn(2, 5), 3, ints(5, 5), out=torch.zeros(2, 4).int())
+    with pytest.raises(ValueError, match=r"^topk: out must be int32, got int64"):
+        dsa_ops.topk(torch.randn(2, 5), 3, ints(5, 5), out=torch.zeros(2, 3).long())
     with pytest.raises(ValueError, match=r"^indexer_logits: q must be of shape \[T, Hi, 128\]"):
         dsa_ops.indexer_logits(torch.zeros(()), *[torch.zeros(3)] * 5)
     with pytest.raises(ValueError, match=r"^sparse_mla_decode: q must be of shape"):
         dsa_ops.sparse_mla_decode(torch.zeros(3), *[torch.zeros(3)] * 2, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("op", "names"),
+    [("sparse_mla_prefill", "out, lse, max_logits"), ("sparse_mla_decode", "out, lse")],
+)
+def test_out_of_several_outputs_is_a_tuple_of_them(op: str, names: str) -> None:
+    arguments = good.public_arguments(op)
+    for out, got in ((torch.zeros(3, 4, 512), "Tensor"), ((torch.zeros(3),), "tuple of 1")):
+        with pytest.raises(ValueError, match=rf"^{op}: out must be a tuple \({names}\), got {got}"):
+            getattr(dsa_ops, op)(**arguments, out=out)

@@ -149,6 +149,20 @@ def test_filters_select_shapes():
     assert not cli.select(shapes, ["batch=1"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--reps", "0"], "argument --reps: must be 1 or more, got 0"),
+        (["--filter", "rows"], "argument --filter: must be KEY=VALUE with a key of rows, "),
+        (["--filter", "row=1"], "index_heads, k, kv, indices, data, got row=1"),
+    ],
+)
+def test_wrong_options_say_what_is_right(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["topk", *arguments])
+    assert message in capsys.readouterr().err
+
+
 def test_absent_peers_are_left_out(monkeypatch):
     def prepare(shape, inputs):
         raise AssertionError("never called")
@@ -174,10 +188,7 @@ class FakeHarness:
         return dict.fromkeys(calls, timing)
 
 
-def _measure_with_failing_peer(monkeypatch, ours):
-    def broken(shape, inputs):
-        raise RuntimeError("no kernel image\nlong trace")
-
+def _measure(monkeypatch, ours, others):
     monkeypatch.setattr(benchmark, "has_native_kernel", lambda op: True)
     monkeypatch.setattr(benchmark, "l2_bytes", lambda device: 1)
     one = benchmark.Benchmark(
@@ -187,7 +198,7 @@ def _measure_with_failing_peer(monkeypatch, ours):
         make_inputs=lambda shape, device, seed: {"x": torch.zeros(4)},
         ours=ours,
         work=formulas.topk,
-        peers={"broken": broken},
+        peers=others,
     )
     lines: list[str] = []
     shape = {"rows": 1, "context": 8, "k": 2}
@@ -196,10 +207,22 @@ def _measure_with_failing_peer(monkeypatch, ours):
 
 
 def test_a_failing_peer_takes_one_line_and_the_run_goes_on(monkeypatch, known_provenance):
-    measured, lines = _measure_with_failing_peer(monkeypatch, lambda shape, inputs: lambda: None)
+    def broken(shape, inputs):
+        raise RuntimeError("no kernel image\nlong trace")
+
+    measured, lines = _measure(monkeypatch, lambda shape, inputs: lambda: None, {"broken": broken})
     assert [one.record["impl"] for one in measured] == ["dsa_ops"]
     assert benchmark.ratio(measured, measured[0]) == 1.0
     assert lines == ["topk broken, rows=1 context=8 k=2: RuntimeError: no kernel image"]
+
+
+def test_a_peer_without_a_call_for_a_shape_takes_no_line(monkeypatch, known_provenance):
+    def ours(shape, inputs):
+        return lambda: None
+
+    measured, lines = _measure(monkeypatch, ours, {"elsewhere": lambda shape, inputs: None})
+    assert [one.record["impl"] for one in measured] == ["dsa_ops"]
+    assert lines == []
 
 
 def test_input_sets_outgrow_the_cache():

@@ -86,6 +86,19 @@ def test_flash_mla_gets_heads_padded_to_64(monkeypatch):
     assert seen["decode"] == ((3, 2, 64, 576), (12, 64, 1, 656), (3, 2, 32))
 
 
+def test_the_other_ways_to_attend_over_a_cache_compute_the_same():
+    one = cli.BENCHMARKS["sparse_mla_prefill"]
+    shape = {"rows": 6, "context": 256, "heads": 8, "k": 32, "kv": "fp8", "indices": "random"}
+    inputs = one.make_inputs(shape, CPU, 0)
+    out, _ = one.ours(shape, inputs)()
+    ways = [one.peers[name] for name in one.peers if not name.startswith("flash_mla")]
+    assert len(ways) == 2
+    for way in ways:
+        other = way(shape, inputs)()[0]
+        assert (other.float() - out.float()).norm() <= 1e-2 * out.float().norm()
+        assert way({**shape, "kv": "bf16"}, inputs) is None
+
+
 @pytest.fixture
 def fake_topk_packages(monkeypatch):
     """Modules and ops under the peers' names, in which top-k is a plain Python function."""

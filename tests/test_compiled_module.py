@@ -7,6 +7,7 @@ import pytest
 import dsa_ops
 from dsa_ops._library import OPS
 from tests.gates.native_build import compiled_module
+from tests.gpu.attention_data import SPLIT_ALIKE
 
 #: Multiprocessors and shared memory of a block on an H100.
 SMS, SHARED_BYTES = 132, 227 * 1024
@@ -84,6 +85,20 @@ def test_decode_plan_fills_the_device_once(num_rows: int, num_heads: int, top_k:
     assert plan["blocks_per_split"] == ceil_div(blocks, plan["num_splits"])
     if plan["num_splits"] > 1:
         assert num_rows * plan["head_tiles"] * plan["num_splits"] <= SMS
+
+
+def test_batches_that_the_gpu_tests_compare_are_split_alike() -> None:
+    ways = set()
+    for num_heads, *batches in SPLIT_ALIKE:
+        few, many = (
+            compiled_module().plan_sparse_mla_decode(num_rows, num_heads, 2048, SMS)
+            for num_rows in batches
+        )
+        assert few == many, (num_heads, batches)
+        ways.add((few["tile_heads"], few["num_splits"] > 1, few["through_scratch"]))
+    cluster, scratch, whole = (True, False), (True, True), (False, False)
+    expected = {(tile, *way) for tile in (8, 16, 32, 64) for way in (cluster, scratch, whole)}
+    assert ways == expected - {(64, *cluster)}
 
 
 @pytest.mark.parametrize(

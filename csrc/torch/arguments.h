@@ -42,17 +42,23 @@ inline void check_attention_heads(Checker const& checker, int64_t num_heads) {
                std::to_string(num_heads));
 }
 
+// What the rows of ragged queries have beside the keys.
+inline void check_scored_rows(Checker const& checker, Tensor const& q, Tensor const& weights,
+                              Tensor const& row_starts, Tensor const& row_ends) {
+  int64_t const rows = q.size(0);
+  check_plain(checker, weights, "weights", ScalarType::Float, {rows, q.size(1)}, "[T, Hi]");
+  check_plain(checker, row_starts, "row_starts", ScalarType::Int, {rows}, "[T]");
+  check_plain(checker, row_ends, "row_ends", ScalarType::Int, {rows}, "[T]");
+}
+
 inline void check_ragged_scoring(Checker const& checker, Tensor const& q, Tensor const& k,
                                  Tensor const& k_scale, Tensor const& weights,
                                  Tensor const& row_starts, Tensor const& row_ends) {
   check_aligned(checker, q, "q", ScalarType::Float8_e4m3fn, {-1, -1, kIndexHeadDim},
                 "[T, Hi, 128]");
-  int64_t const rows = q.size(0);
   check_aligned(checker, k, "k", ScalarType::Float8_e4m3fn, {-1, kIndexHeadDim}, "[N, 128]");
   check_plain(checker, k_scale, "k_scale", ScalarType::Float, {k.size(0)}, "[N]");
-  check_plain(checker, weights, "weights", ScalarType::Float, {rows, q.size(1)}, "[T, Hi]");
-  check_plain(checker, row_starts, "row_starts", ScalarType::Int, {rows}, "[T]");
-  check_plain(checker, row_ends, "row_ends", ScalarType::Int, {rows}, "[T]");
+  check_scored_rows(checker, q, weights, row_starts, row_ends);
 }
 
 inline void check_cached_scoring(Checker const& checker, Tensor const& q, Tensor const& index_cache,
@@ -60,12 +66,9 @@ inline void check_cached_scoring(Checker const& checker, Tensor const& q, Tensor
                                  Tensor const& row_starts, Tensor const& row_ends) {
   check_aligned(checker, q, "q", ScalarType::Float8_e4m3fn, {-1, -1, kIndexHeadDim},
                 "[T, Hi, 128]");
-  int64_t const rows = q.size(0);
   check_index_cache(checker, index_cache, "index_cache");
   check_plain(checker, page_ids, "page_ids", ScalarType::Int, {-1}, "[P]");
-  check_plain(checker, weights, "weights", ScalarType::Float, {rows, q.size(1)}, "[T, Hi]");
-  check_plain(checker, row_starts, "row_starts", ScalarType::Int, {rows}, "[T]");
-  check_plain(checker, row_ends, "row_ends", ScalarType::Int, {rows}, "[T]");
+  check_scored_rows(checker, q, weights, row_starts, row_ends);
 }
 
 inline void check_paged_scoring(Checker const& checker, Tensor const& q, Tensor const& index_cache,

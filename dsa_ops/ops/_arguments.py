@@ -50,6 +50,16 @@ def check_attention_heads(checker: Checker, num_heads: int) -> None:
     checker.require(in_range, "q", f"of 1 to {MAX_ATTENTION_HEADS} heads", num_heads)
 
 
+def check_scored_rows(
+    checker: Checker, q: Tensor, weights: Tensor, row_starts: Tensor, row_ends: Tensor
+) -> None:
+    """What the rows of ragged queries have beside the keys."""
+    rows, heads = q.shape[:2]
+    check_plain(checker, weights, "weights", torch.float32, (rows, heads), "[T, Hi]")
+    check_plain(checker, row_starts, "row_starts", torch.int32, (rows,), "[T]")
+    check_plain(checker, row_ends, "row_ends", torch.int32, (rows,), "[T]")
+
+
 def check_ragged_scoring(
     checker: Checker,
     q: Tensor,
@@ -61,12 +71,9 @@ def check_ragged_scoring(
 ) -> None:
     """The inputs that score dense keys: dtypes, shapes, strides."""
     check_aligned(checker, q, "q", FP8, (-1, -1, INDEX_HEAD_DIM), "[T, Hi, 128]")
-    rows, heads = q.shape[:2]
     check_aligned(checker, k, "k", FP8, (-1, INDEX_HEAD_DIM), "[N, 128]")
     check_plain(checker, k_scale, "k_scale", torch.float32, (k.shape[0],), "[N]")
-    check_plain(checker, weights, "weights", torch.float32, (rows, heads), "[T, Hi]")
-    check_plain(checker, row_starts, "row_starts", torch.int32, (rows,), "[T]")
-    check_plain(checker, row_ends, "row_ends", torch.int32, (rows,), "[T]")
+    check_scored_rows(checker, q, weights, row_starts, row_ends)
 
 
 def check_cached_scoring(
@@ -80,12 +87,9 @@ def check_cached_scoring(
 ) -> None:
     """The inputs that score a list of pages of an index cache: dtypes, shapes, strides."""
     check_aligned(checker, q, "q", FP8, (-1, -1, INDEX_HEAD_DIM), "[T, Hi, 128]")
-    rows, heads = q.shape[:2]
     check_index_cache(checker, index_cache, "index_cache")
     check_plain(checker, page_ids, "page_ids", torch.int32, (-1,), "[P]")
-    check_plain(checker, weights, "weights", torch.float32, (rows, heads), "[T, Hi]")
-    check_plain(checker, row_starts, "row_starts", torch.int32, (rows,), "[T]")
-    check_plain(checker, row_ends, "row_ends", torch.int32, (rows,), "[T]")
+    check_scored_rows(checker, q, weights, row_starts, row_ends)
 
 
 def check_paged_scoring(
@@ -161,5 +165,6 @@ def indices_or_new(
     check_top_k(checker, top_k)
     if out is None:
         return torch.empty(num_rows, top_k, dtype=torch.int32, device=device)
+    checker.dtype(out, "out", torch.int32)
     checker.shape(out, "out", (num_rows, top_k), f"[{num_rows}, {top_k}]")
     return out

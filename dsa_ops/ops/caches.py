@@ -157,6 +157,7 @@ def gather_index_cache(
         k = torch.empty(num_tokens, INDEX_HEAD_DIM, dtype=FP8, device=index_cache.device)
         k_scale = torch.empty(num_tokens, dtype=torch.float32, device=index_cache.device)
     else:
+        Checker("gather_index_cache").outputs(out, "k", "k_scale")
         k, k_scale = out
         arguments.check_num_tokens("gather_index_cache", num_tokens, k)
     _GATHER_INDEX_CACHE(index_cache, block_table, cu_seq_lens, k, k_scale)

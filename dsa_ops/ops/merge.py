@@ -98,6 +98,7 @@ def merge_states(
             torch.empty(out_a.shape, dtype=torch.bfloat16, device=device),
             torch.empty(lse_a.shape, dtype=torch.float32, device=device),
         )
+    Checker("merge_states").outputs(out, "out", "lse")
     merged, lse = out
     _MERGE_STATES(out_a, lse_a, out_b, lse_b, merged, lse)
     return merged, lse

@@ -140,6 +140,7 @@ def prepare_index_q(
             torch.empty(q.shape, dtype=FP8, device=q.device),
             torch.empty(weights.shape, dtype=torch.float32, device=q.device),
         )
+    Checker("prepare_index_q").outputs(out, "q_out", "weights_out")
     q_out, weights_out = out
     _PREPARE_INDEX_Q(
         q,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -41,6 +43,25 @@ def _check_counts(checker: Checker, num_heads: int, indices: Tensor) -> None:
     checker.require(indices.shape[1] >= 1, "indices", "of 1 or more columns", indices.shape[1])
 
 
+def _compute(attention: Callable[..., tuple[Tensor, ...]]) -> Callable[..., None]:
+    """The PyTorch implementation of an op whose reference is ``attention``."""
+
+    def compute(
+        q: Tensor,
+        kv: Tensor,
+        indices: Tensor,
+        sm_scale: float,
+        topk_lens: Tensor | None,
+        attn_sink: Tensor | None,
+        *outputs: Tensor,
+    ) -> None:
+        results = attention(q, kv, indices, sm_scale, topk_lens=topk_lens, attn_sink=attn_sink)
+        for target, result in zip(outputs, results, strict=True):
+            target.copy_(result)
+
+    return compute
+
+
 def _check_sparse_mla_prefill(
     q: Tensor,
     kv: Tensor,
@@ -71,29 +92,11 @@ def _check_sparse_mla_prefill(
     )  # fmt: skip
 
 
-def _compute_sparse_mla_prefill(
-    q: Tensor,
-    kv: Tensor,
-    indices: Tensor,
-    sm_scale: float,
-    topk_lens: Tensor | None,
-    attn_sink: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-    max_logits: Tensor,
-) -> None:
-    results = reference.sparse_mla_prefill(
-        q, kv, indices, sm_scale, topk_lens=topk_lens, attn_sink=attn_sink
-    )
-    for target, result in zip((out, lse, max_logits), results, strict=True):
-        target.copy_(result)
-
-
 _SPARSE_MLA_PREFILL = define_op(
     "sparse_mla_prefill(Tensor q, Tensor kv, Tensor indices, float sm_scale, Tensor? topk_lens, "
     "Tensor? attn_sink, Tensor(a!) out, Tensor(b!) lse, Tensor(c!) max_logits) -> ()",
     _check_sparse_mla_prefill,
-    _compute_sparse_mla_prefill,
+    _compute(reference.sparse_mla_prefill),
 )
 
 
@@ -157,6 +160,7 @@ def sparse_mla_prefill(
     checker.shape(q, "q", (-1, -1, -1), "[T, H, 576] or [T, H, 512]")
     if out is None:
         out = (*_new_outputs(q), torch.empty(q.shape[:2], dtype=torch.float32, device=q.device))
+    checker.outputs(out, "out", "lse", "max_logits")
     _SPARSE_MLA_PREFILL(q, kv, indices, sm_scale, topk_lens, attn_sink, *out)
     return out
 
@@ -186,28 +190,11 @@ def _check_sparse_mla_decode(
     )  # fmt: skip
 
 
-def _compute_sparse_mla_decode(
-    q: Tensor,
-    kv_cache: Tensor,
-    indices: Tensor,
-    sm_scale: float,
-    topk_lens: Tensor | None,
-    attn_sink: Tensor | None,
-    out: Tensor,
-    lse: Tensor,
-) -> None:
-    results = reference.sparse_mla_decode(
-        q, kv_cache, indices, sm_scale, topk_lens=topk_lens, attn_sink=attn_sink
-    )
-    for target, result in zip((out, lse), results, strict=True):
-        target.copy_(result)
-
-
 _SPARSE_MLA_DECODE = define_op(
     "sparse_mla_decode(Tensor q, Tensor kv_cache, Tensor indices, float sm_scale, "
     "Tensor? topk_lens, Tensor? attn_sink, Tensor(a!) out, Tensor(b!) lse) -> ()",
     _check_sparse_mla_decode,
-    _compute_sparse_mla_decode,
+    _compute(reference.sparse_mla_decode),
 )
 
 
@@ -255,9 +242,11 @@ def sparse_mla_decode(
         >>> out.shape, lse.exp().round().tolist()
         (torch.Size([1, 2, 512]), [[2.0, 2.0]])
     """
-    Checker("sparse_mla_decode").shape(q, "q", (-1, -1, -1), "[T, H, 576]")
+    checker = Checker("sparse_mla_decode")
+    checker.shape(q, "q", (-1, -1, -1), "[T, H, 576]")
     if out is None:
         out = _new_outputs(q)
+    checker.outputs(out, "out", "lse")
     _SPARSE_MLA_DECODE(q, kv_cache, indices, sm_scale, topk_lens, attn_sink, *out)
     return out
 

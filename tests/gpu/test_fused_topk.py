@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import dsa_ops
+from bench.indexer_logits import prefill_inputs
 from dsa_ops.formats import FP8
-from tests.gpu.tools import assert_repeats, capture, on_device, poisoned
+from tests.gpu.tools import DEVICE, assert_repeats, capture, on_device, poisoned
 from tests.select_arguments import index_keys, index_queries
 
 __all__ = ["on_device"]
@@ -68,7 +69,8 @@ def assert_fused_equals_unfused(arguments: list[Tensor], top_k: int, **options: 
         (2111, 65_536, 64, 777),
         (1021, 66_001, 64, 2000),
         (4222, 40_000, 64, 2048),
-        (1000, 1_000_000, 64, 512),
+        (1000, 1_048_576, 64, 512),
+        (131_072, 1500, 64, 1024),
     ],
 )
 def test_random_rows(
@@ -142,6 +144,15 @@ def test_adversarial_keys(change: Callable[[Tensor, Tensor], None], candidates: 
     change(arguments[1], arguments[2])
     with candidate_lists(candidates):
         assert_fused_equals_unfused(arguments, 2048)
+
+
+@pytest.mark.parametrize("candidates", LISTS)
+@pytest.mark.parametrize("top_k", [512, 1024, 2048])
+def test_keys_like_a_models(top_k: int, candidates: int) -> None:
+    shape = {"rows": 1060, "context": 66_000, "index_heads": 64}
+    inputs = prefill_inputs(shape, torch.device(DEVICE), 0, "model_like")
+    with candidate_lists(candidates):
+        assert_fused_equals_unfused(list(inputs.values()), top_k)
 
 
 #: Every so many keys are in the sample.

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import dsa_ops
+from bench.paged_indexer_logits import decode_inputs
 from tests.gpu.paged_cases import HARD_KEYS, PagedArguments, assert_equals_unfused, paged
-from tests.gpu.tools import assert_repeats, capture, on_device, poisoned
-from tests.select_arguments import ints
+from tests.gpu.tools import DEVICE, assert_repeats, capture, on_device, poisoned
+from tests.select_arguments import index_queries, ints
 
 __all__ = ["on_device"]
 
@@ -34,6 +35,28 @@ def test_lengths_of_all_kinds(num_heads: int, top_k: int) -> None:
 )
 def test_sizes(batch: int, columns: int) -> None:
     assert_equals_unfused(paged(batch, columns), 2048)
+
+
+@pytest.mark.parametrize("top_k", [512, 1024, 2048])
+def test_many_random_rows(top_k: int) -> None:
+    """More than 10,000 of them in all."""
+    arguments = paged(132, 16_384, pages=5000)
+    q, _, weights, lens, table = arguments[:5]
+    for draw in range(26):
+        q.copy_(index_queries(132, 1, 64)), weights.normal_()
+        lens[:] = torch.randint(top_k if draw % 2 else 12_000, 16_385, (132,))
+        table.copy_(table.flip(0).roll(draw, 1))
+        assert_equals_unfused(arguments, top_k)
+
+
+@pytest.mark.parametrize("top_k", [512, 1024, 2048])
+def test_keys_like_a_models(top_k: int) -> None:
+    shape = {"batch": 20, "context": 65_536, "next_n": 1, "index_heads": 64}
+    inputs = decode_inputs(shape, torch.device(DEVICE), 0, "model_like")
+    q, cache, weights, _, table = inputs.values()
+    lens = torch.randint(1, 65_537, (20,)).int()
+    lens[:10] = 65_536
+    assert_equals_unfused((q, cache, weights, lens, table, 65_536), top_k)
 
 
 @pytest.mark.parametrize("shape", HARD_KEYS)

@@ -28,8 +28,8 @@ INT32 = torch.iinfo(torch.int32)
 OUT_TOLERANCE = 4e-3
 LSE_TOLERANCE = 2e-4
 ANY_SCALE_LSE_TOLERANCE = 1e-3
-HEADS = [1, 5, 8, 16, 24, 64, 96, 128]
-TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
+HEADS = [1, 5, 8, 16, 24, 32, 64, 96, 128]
+TOP_KS = [1, 17, 64, 100, 512, 1024, 2048, 2051, 4096]
 
 
 def assert_attention(
@@ -93,6 +93,7 @@ def test_decode_any_k(top_k: int) -> None:
     cache = filled_mla_cache(80, 64)
     check_decode(queries(6, 24), cache, selection(6, top_k, 5120))
     check_decode(queries(1, 128), cache, selection(1, top_k, 5120))
+    check_decode(queries(6, 24), cache[:1], selection(6, top_k, 64))
 
 
 @pytest.mark.parametrize("page_size", [1, 16, 64, 100])
@@ -151,15 +152,30 @@ def test_scales_of_the_scores(sm_scale: float) -> None:
     check_decode(queries(6, 64), cache, selection(6, 500, 960), sm_scale, LSE_TOLERANCE)
 
 
-def test_a_maximum_that_jumps_between_blocks() -> None:
-    """Scores change by up to 460 from one block of 64 keys to the next."""
-    q = torch.ones(3, 16, 576).bfloat16()
+@pytest.mark.parametrize("num_heads", [8, 16, 64, 128])
+def test_decode_tiles_in_turn(num_heads: int) -> None:
+    """Several tiles of every thread block, of none to five blocks of 64 tokens."""
+    lens = torch.randint(-9, 320, (401,)).int()
+    cache, indices = filled_mla_cache(20, 64), selection(401, 300, 1280)
+    check_decode(queries(401, num_heads), cache, indices, topk_lens=lens)
+
+
+@pytest.mark.parametrize("sm_scale", [0.1, 0.6])
+@pytest.mark.parametrize("num_heads", [8, 16, 64])
+def test_a_maximum_that_jumps_between_blocks(num_heads: int, sm_scale: float) -> None:
+    """Scores change by up to 2,760 from one block of 64 keys to the next."""
+    q = torch.ones(3, num_heads, 576).bfloat16()
     level = torch.tensor([0.0, 1.0, -1.0, 2.0, 0.5, 4.0, -4.0, 0.0]).repeat_interleave(64)
     kv = (level[:, None] + 0.01 * torch.randn(512, 576)).bfloat16()
     indices = torch.stack([torch.arange(512), torch.arange(512).flip(0), torch.randperm(512)]).int()
-    oracle = reference.sparse_mla_prefill(q, kv, indices, 0.1, compute_dtype=torch.float64)
-    # The bound on lse holds up to scores of 30; these reach 230.
-    assert_attention(dsa_ops.sparse_mla_prefill(q, kv, indices, 0.1), oracle, 10 * LSE_TOLERANCE)
+    cache = torch.zeros(8, 64, 656, dtype=torch.uint8)
+    dsa_ops.write_mla_cache(kv[:, :512], kv[:, 512:], cache, torch.arange(512))
+    # The bound on lse is absolute up to scores of 30; these reach 230 and 1,380.
+    tolerance = LSE_TOLERANCE * 100 * sm_scale
+    exact = {"compute_dtype": torch.float64}
+    oracle = reference.sparse_mla_prefill(q, kv, indices, sm_scale, **exact)
+    assert_attention(dsa_ops.sparse_mla_prefill(q, kv, indices, sm_scale), oracle, tolerance)
+    check_decode(q, cache, indices, sm_scale, tolerance)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
@@ -198,16 +214,19 @@ def test_extreme_cache_scales() -> None:
     check_decode(q, cache, selection(6, 600, 640), SCALE / 4)
 
 
+@pytest.mark.parametrize("num_heads", [8, 16, 64, 128])
 @pytest.mark.parametrize("magnitude", [1e-8, 1e-3, 1.0, 1e5])
 @pytest.mark.parametrize("scale", [1e-7, 1e-3, 1.0, 1e2])
-def test_no_magnitude_costs_more_than_bf16_keys(magnitude: float, scale: float) -> None:
+def test_no_magnitude_costs_more_than_bf16_keys(
+    num_heads: int, magnitude: float, scale: float
+) -> None:
     """Scores are brought to the same size by sm_scale; the RoPE part keeps to the latent's."""
     cache = filled_mla_cache(20, 64)
     tokens = cache.view(-1, 656)
     scales = scale * (torch.rand(1280, 4) + 0.5)
     tokens[:, 512:528] = scales.view(torch.uint8)
     tokens[:, 528:] = (50 * scale * torch.randn(1280, 64)).bfloat16().view(torch.uint8)
-    q, indices = (queries(8, 64).float() * magnitude).bfloat16(), selection(8, 600, 1280)
+    q, indices = (queries(8, num_heads).float() * magnitude).bfloat16(), selection(8, 600, 1280)
     sm_scale = 3 * SCALE / (50 * magnitude * scale)
     check_decode(q, cache, indices, sm_scale)
     keys = reference.gather_mla_cache(cache, torch.arange(20).int()[None], ints(0, 1280), 1280)
@@ -217,6 +236,8 @@ def test_no_magnitude_costs_more_than_bf16_keys(magnitude: float, scale: float) 
     some = ~exact[1].isneginf()
     error = (actual[1].double() - exact[1])[some].abs().max()
     assert error <= (rounded[1] - exact[1])[some].abs().max()
+    over_bf16 = dsa_ops.sparse_mla_prefill(q, keys, indices, sm_scale)
+    assert relative_error(actual[0], exact[0]) <= relative_error(over_bf16[0], exact[0])
 
 
 @pytest.mark.parametrize("num_heads", [3, 64])

@@ -14,7 +14,14 @@ import dsa_ops
 from dsa_ops import reference
 from tests.gpu.attention_data import INT32, SCALE, queries, results_of, rows_of_kv
 from tests.gpu.test_sparse_mla import LSE_TOLERANCE, assert_attention, check_prefill
-from tests.gpu.tools import assert_repeats, capture, on_device, relative_error, same_bits
+from tests.gpu.tools import (
+    assert_repeats,
+    assert_streams_do_not_mix,
+    capture,
+    on_device,
+    relative_error,
+    same_bits,
+)
 
 __all__ = ["on_device"]
 #: Between a row in a pack and the same row alone: the order of its sums, and their roundings.
@@ -234,3 +241,11 @@ def test_repeats(num_heads: int) -> None:
     indices = drifting(NUM_ROWS, TOP_K, NUM_KEYS)
     indices[torch.rand(NUM_ROWS) < 0.1] = 1
     assert_repeats(lambda: dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE))
+
+
+def test_streams_do_not_mix() -> None:
+    q, kv = queries(NUM_ROWS, 16), rows_of_kv(NUM_KEYS)
+    lists = [make(NUM_ROWS, TOP_K, NUM_KEYS) for make in (drifting, identical)]
+    assert_streams_do_not_mix(
+        [lambda i=indices: dsa_ops.sparse_mla_prefill(q, kv, i, SCALE) for indices in lists]
+    )

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 import dsa_ops
-from tests.gpu.attention_data import SCALE, queries, results_of, rows_of_kv, selection
+from tests.gpu.attention_data import (
+    SCALE,
+    SPLIT_ALIKE,
+    queries,
+    results_of,
+    rows_of_kv,
+    selection,
+)
 from tests.gpu.tools import (
     assert_registered,
     assert_repeats,
@@ -48,15 +55,7 @@ def test_a_cache_of_more_than_two_to_the_31_bytes(filled: Callable[[int, int], T
     assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-# On 132 multiprocessors both batches of a pair are cut the same way: 8 splits in a cluster, 6 and 2
-# through scratch, and no splits; of 16 heads 4 splits through scratch, 2 in a cluster, and none.
-@pytest.mark.parametrize(
-    ("num_heads", "few", "many"),
-    [
-        *[(128, 2, 3), (128, 10, 11), (128, 32, 33), (128, 140, 200)],
-        *[(16, 32, 33), (16, 60, 64), (16, 100, 140)],
-    ],
-)
+@pytest.mark.parametrize(("num_heads", "few", "many"), SPLIT_ALIKE)
 def test_a_row_does_not_depend_on_its_batch(num_heads: int, few: int, many: int) -> None:
     q, cache = queries(many, num_heads), filled_mla_cache(100, 64)
     indices = selection(many, 2048, 6400)
@@ -65,9 +64,20 @@ def test_a_row_does_not_depend_on_its_batch(num_heads: int, few: int, many: int)
     assert all(same_bits(a, b[:few]) for a, b in zip(part, whole, strict=True))
 
 
-@pytest.mark.parametrize("num_rows", [2, 150])
-def test_repeats(num_rows: int) -> None:
-    q, kv, cache = queries(num_rows, 128), rows_of_kv(6400), filled_mla_cache(100, 64)
+@pytest.mark.parametrize("num_heads", [8, 16, 64, 128])
+def test_a_prefill_row_does_not_depend_on_its_batch(num_heads: int) -> None:
+    """Too few rows to be packed, and with 64 heads or more no rows ever are."""
+    q, kv, indices = queries(300, num_heads), rows_of_kv(6400), selection(300, 1000, 6400)
+    whole = dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE)
+    for rows in (slice(7, 8), slice(100, 240)):
+        part = dsa_ops.sparse_mla_prefill(q[rows], kv, indices[rows], SCALE)
+        assert all(same_bits(a, b[rows]) for a, b in zip(part, whole, strict=True))
+
+
+@pytest.mark.parametrize("num_rows", [2, 33, 150])
+@pytest.mark.parametrize("num_heads", [8, 16, 32, 64, 128])
+def test_repeats(num_heads: int, num_rows: int) -> None:
+    q, kv, cache = queries(num_rows, num_heads), rows_of_kv(6400), filled_mla_cache(100, 64)
     indices = selection(num_rows, 2048, 6400)
     assert_repeats(lambda: dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE))
     assert_repeats(lambda: dsa_ops.sparse_mla_decode(q, cache, indices, SCALE))
@@ -75,8 +85,9 @@ def test_repeats(num_rows: int) -> None:
     assert_repeats(lambda: dsa_ops.sparse_mla_decode(q, rows, indices, SCALE))
 
 
-def test_graph_replays_with_new_indices_lengths_and_contents() -> None:
-    q, kv, cache = queries(6, 32), rows_of_kv(1280), filled_mla_cache(20, 64)
+@pytest.mark.parametrize("num_heads", [8, 16, 32, 64, 128])
+def test_graph_replays_with_new_indices_lengths_and_contents(num_heads: int) -> None:
+    q, kv, cache = queries(6, num_heads), rows_of_kv(1280), filled_mla_cache(20, 64)
     indices, lens = selection(6, 600, 1280), ints(600, 0, 5, 600, 64, 1)
     prefill, decode = results_of(q, 3), results_of(q, 2)
 
@@ -97,9 +108,10 @@ def test_graph_replays_with_new_indices_lengths_and_contents() -> None:
     assert all(same_bits(a, b) for a, b in zip((*prefill, *decode), expected, strict=True))
 
 
-def test_streams_do_not_mix() -> None:
-    q, kv, cache = queries(3, 128), rows_of_kv(6400), filled_mla_cache(100, 64)
-    few, many = selection(3, 2048, 6400), selection(3, 2048, 6400)
+@pytest.mark.parametrize(("num_heads", "num_rows"), [(8, 3), (16, 33), (64, 50), (128, 3)])
+def test_streams_do_not_mix(num_heads: int, num_rows: int) -> None:
+    q, kv, cache = queries(num_rows, num_heads), rows_of_kv(6400), filled_mla_cache(100, 64)
+    few, many = selection(num_rows, 2048, 6400), selection(num_rows, 2048, 6400)
     assert_streams_do_not_mix(
         [
             lambda: dsa_ops.sparse_mla_decode(q, cache, few, SCALE),
@@ -107,6 +119,20 @@ def test_streams_do_not_mix() -> None:
             lambda: dsa_ops.sparse_mla_prefill(q, kv, many, SCALE),
         ]
     )
+
+
+@pytest.mark.parametrize("num_heads", [16, 64])
+def test_scratch_of_a_long_prompt(num_heads: int) -> None:
+    """32,768 rows: neither splits of the decode op nor unions of the prefill op may grow with
+    them."""
+    num_rows, limit = 32_768, 256 << 20
+    q, kv, cache = queries(num_rows, num_heads), rows_of_kv(6400), filled_mla_cache(100, 64)
+    indices, results = torch.randint(0, 6400, (num_rows, 2048)).int(), results_of(q, 3)
+    torch.cuda.reset_peak_memory_stats()
+    allocated = torch.cuda.memory_allocated()
+    dsa_ops.sparse_mla_prefill(q, kv, indices, SCALE, out=results)
+    dsa_ops.sparse_mla_decode(q, cache, indices, SCALE, out=results[:2])
+    assert torch.cuda.max_memory_allocated() - allocated < limit
 
 
 @pytest.mark.parametrize("op", ["sparse_mla_prefill", "sparse_mla_decode"])

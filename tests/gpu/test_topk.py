@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 import dsa_ops
+from bench import data
 from dsa_ops import reference
 from tests.gates.native_build import compiled_module
 from tests.gpu.tools import (
+    DEVICE,
     Output,
     assert_registered,
     assert_repeats,
@@ -24,7 +26,7 @@ from tests.select_arguments import ints
 
 __all__ = ["on_device"]
 INT32 = torch.iinfo(torch.int32)
-TOP_KS = [1, 17, 64, 100, 2048, 2051, 4096]
+TOP_KS = [1, 17, 64, 100, 512, 1024, 2048, 2051, 4096]
 # Repeats of three rows, and columns: together every kernel, cluster and block size of a 132-SM GPU.
 HELD_SHAPES = [(1, 300), (1, 8192), (2, 130_000), (1, 20_000)]
 STAGED_SHAPES = [(50, 6000), (45, 8192), (45, 300)]
@@ -76,6 +78,7 @@ ROWS: dict[str, Callable[[int], Tensor]] = {
     "one bin": lambda n: 100 + torch.rand(n) * 1e-3,
     "ties at the boundary": ties_at_the_boundary,
     "sample-adversarial": every_31st_large,
+    "like a model's": lambda n: data.scores(torch.device(DEVICE), 1, n, "model_like", 0)[0],
 }
 
 
@@ -175,16 +178,22 @@ def test_ranges_to_the_end_of_the_longest_rows_of_one_block(
     assert_exact(logits, 2048, torch.full_like(starts, 8192), starts)
 
 
-def test_a_row_of_a_million() -> None:
-    logits = torch.randn(2, 1_000_003)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("top_k", [512, 2048, 4096])
+def test_rows_of_a_million(top_k: int, dtype: torch.dtype) -> None:
+    logits = torch.randn(3, 1_048_576)
     logits[1] = (logits[1] * 4).round()
-    assert_exact(logits, 2048, ints(1_000_003, 999_999))
+    logits[2] *= torch.rand(1_048_576) < 1e-3
+    assert_exact(logits.to(dtype), top_k, ints(1_048_576, 1_048_575, 1_000_003), ints(0, 3, 0))
 
 
-def test_seventy_thousand_rows() -> None:
-    logits = torch.randn(70_000, 100)
-    ends = torch.randint(-5, 110, (70_000,)).int()
-    assert_exact(logits, 7, ends)
+@pytest.mark.parametrize(
+    ("num_rows", "num_columns", "top_k"), [(70_000, 100, 7), (131_072, 2500, 1024)]
+)
+def test_many_rows(num_rows: int, num_columns: int, top_k: int) -> None:
+    logits = torch.randn(num_rows, num_columns)
+    ends = torch.randint(-5, num_columns + 10, (num_rows,)).int()
+    assert_exact(logits, top_k, ends)
 
 
 def test_more_than_two_to_the_31_logits() -> None:

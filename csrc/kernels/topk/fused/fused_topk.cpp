@@ -9,6 +9,7 @@
 #include "kernels/indexer/tensor_map.h"
 #include "kernels/topk/fused/debug.h"
 #include "kernels/topk/fused/launcher.h"
+#include "kernels/topk/kernel_args.h"
 
 namespace dsa_ops {
 namespace topk_sm90::fused {
@@ -40,26 +41,15 @@ class Call {
 
  private:
   static KernelArgs selection_args(IndexerTopkParams const& params) {
-    TopkParams const& selection = params.selection;
-    IndexerLogitsParams const& scoring = params.scoring;
-    KernelArgs args{};
-    args.row_starts = scoring.row_starts;
-    args.row_ends = scoring.row_ends;
-    args.indices = selection.indices;
-    args.indices_row_stride = selection.indices_row_stride;
-    args.to_slots = selection.to_slots;
-    args.block_table = selection.block_table;
-    args.block_table_stride = selection.block_table_stride;
-    args.num_requests = selection.num_requests;
-    args.pages_per_request = selection.pages_per_request;
-    args.row_to_request = selection.row_to_request;
-    args.rows_per_request = static_cast<int32_t>(
-        selection.num_requests > 0 ? std::max<int64_t>(scoring.num_rows / selection.num_requests, 1)
-                                   : 1);
-    args.num_columns = static_cast<int32_t>(scoring.num_keys);
-    args.top_k = selection.top_k;
-    args.window_words = std::min((args.num_columns + 1023) / 1024 * 32, kMaxWindowWords);
-    return args;
+    TopkParams selection = params.selection;
+    selection.row_starts = params.scoring.row_starts;
+    selection.row_ends = params.scoring.row_ends;
+    selection.num_rows = params.scoring.num_rows;
+    selection.num_columns = params.scoring.num_keys;
+    selection.row_offsets = nullptr;
+    int64_t const words = (selection.num_columns + 1023) / 1024 * 32;
+    return kernel_args(selection, {}, 0,
+                       static_cast<int32_t>(std::min<int64_t>(words, kMaxWindowWords)));
   }
 
   template <class T>
