@@ -7,7 +7,8 @@
 //
 // A short call is little more than the way to its first page: lengths, share, block table, page.
 // The producer reads the lengths before the barriers exist, while other warps prefetch the block
-// tables.
+// tables. The only row tile of a call (Tile::kOnly) goes to the blocks stage by stage in turn: then
+// page ids need not wait for the length, nor the queries for anything.
 //
 //   warps 0-3   math warpgroup: a page of each stage, wgmma and epilogue in registers (256 columns:
 //               two of them, warps 0-7; the others follow)
@@ -56,12 +57,9 @@ __device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row
   return rows;
 }
 
-// Pages that hold every key any row of the tile sees; 0 for tiles past the last, and for those of
-// which no row needs scores.
+// Pages that hold every key any of the rows sees; 0 where no row needs scores.
 template <class Tile>
-__device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
-  bool const exists = row_tile < args.row_tiles;
-  TileRows const rows = tile_rows<Tile>(args, exists ? row_tile : 0);
+__device__ __forceinline__ int32_t pages_of(PagedArgs const& args, TileRows const& rows) {
   int32_t length = 0;
 #pragma unroll
   for (int32_t j = 0; j < Tile::kQueries; ++j) {
@@ -69,8 +67,13 @@ __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_t
     int32_t const token = rows.first_token + min(j, rows.tokens - 1);
     length = max(length, args.lengths.of(rows.request, token));
   }
-  bool const scores = exists && length > args.unscored_length;
-  return scores ? (length + kPageKeys - 1) / kPageKeys : 0;
+  return length <= args.unscored_length ? 0 : (length + kPageKeys - 1) / kPageKeys;
+}
+
+// The same of a row tile; 0 for tiles past the last.
+template <class Tile>
+__device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
+  return row_tile < args.row_tiles ? pages_of<Tile>(args, tile_rows<Tile>(args, row_tile)) : 0;
 }
 
 // A line of 32 page ids per thread of the grid.
@@ -89,8 +92,6 @@ __device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int
 // The order in which a row tile's pages are scored: a place count() of them, page(place) at each,
 // which may lie past the last page.
 struct PagesInOrder {
-  // Stages of a call's only row tile may go to blocks in turn.
-  static constexpr bool kInTurn = true;
   int32_t pages;
 
   __device__ __forceinline__ explicit PagesInOrder(int32_t row_pages) : pages(row_pages) {}
@@ -100,8 +101,7 @@ struct PagesInOrder {
 
 template <class Tile>
 __device__ __forceinline__ void load_queries(PagedArgs const& args, PagedStorage<Tile>& shared,
-                                             uint32_t stage, int32_t first_token,
-                                             int32_t request) {
+                                             uint32_t stage, int32_t first_token, int32_t request) {
   uint64_t* const full = &shared.query_full[stage];
   ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
   ptx::tma_load_4d(shared.queries[stage], &args.query_map, full, 0, 0, first_token, request);
@@ -123,25 +123,18 @@ class PagedProducer {
       if (args_.num_pages > 0) ptx::prefetch_tensor_map(&args_.key_map);
     }
     ptx::wait_for_prior_kernels();
-    if (in_turn()) first_ids_ = page_id(args_.block_table, place_in_turn(lane_), max_pages());
-    int32_t total = 0;
-    // Loads of several lengths overlap.
-    constexpr int kGroup = 4;
-#pragma unroll 1
-    for (int32_t first = 0; first < args_.row_tiles; first += 32 * kGroup) {
-      int32_t pages[kGroup];
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) pages[i] = pages_of<Tile>(args_, first + 32 * i + lane_);
-#pragma unroll
-      for (int i = 0; i < kGroup; ++i) total += Order(pages[i]).count();
-      if (first == 0) first_pages_ = pages[0];
+    if constexpr (Tile::kOnly) {
+      first_ids_ = page_id(args_.block_table, place_in_turn(lane_), max_pages());
+      total_ = pages_of<Tile>(args_, TileRows{0, 0, args_.lengths.next_n});
+    } else {
+      first_pages_ = pages_of<Tile>(args_, lane_);
+      total_ = __reduce_add_sync(~0u, Order(first_pages_).count() + places_of_rest());
     }
-    total_ = __reduce_add_sync(~0u, total);
     page_policy_ = ptx::evict_first_policy();
   }
 
   __device__ void run() {
-    if (in_turn()) return run_in_turn();
+    if constexpr (Tile::kOnly) return run_in_turn();
     // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product, as
     // a grid has a block less than there are stages at most.
     int32_t const blocks = static_cast<int32_t>(gridDim.x);
@@ -196,7 +189,7 @@ class PagedProducer {
     if (ptx::elect_one()) {
       load_queries(args_, shared_, queries_.stage, rows.first_token, rows.request);
     }
-    send_piece(rows, page_begin, page_end, stages, Block::kStageKeys);
+    send_piece(rows, page_begin, page_end, stages);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
       next_page = id_at(group + 32 + lane_);
@@ -206,12 +199,35 @@ class PagedProducer {
     }
   }
 
+  // This lane's part of the row tiles from the 33rd on. Loads of four lengths overlap, as long as
+  // no division lies between them.
+  __device__ __forceinline__ int32_t places_of_rest() const {
+    constexpr int kGroup = 4;
+    int32_t total = 0;
+#pragma unroll 1
+    for (int32_t first = 32; first < args_.row_tiles; first += 32 * kGroup) {
+      int32_t pages[kGroup];
+      if (args_.tiles_per_request == 1) {
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) {
+          int32_t const request = first + 32 * i + lane_;
+          TileRows const rows{min(request, args_.row_tiles - 1), 0, args_.lengths.next_n};
+          pages[i] = pages_of<Tile>(args_, rows);
+          if (request >= args_.row_tiles) pages[i] = 0;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) pages[i] = pages_of<Tile>(args_, first + 32 * i + lane_);
+      }
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) total += Order(pages[i]).count();
+    }
+    return total;
+  }
+
   // A call's only row tile: a block takes every gridDim.x-th stage, so that page ids load with the
   // lengths, and pages at once. Its queries are under way; the math warps hear of the piece when
   // the first pages are, too.
-  __device__ __forceinline__ bool in_turn() const {
-    return Order::kInTurn && args_.row_tiles == 1;
-  }
   __device__ __forceinline__ int32_t place_in_turn(int32_t index) const {
     int32_t const stage = index / Block::kWarpgroups * static_cast<int32_t>(gridDim.x);
     return (stage + static_cast<int32_t>(blockIdx.x)) * Block::kWarpgroups +
@@ -231,8 +247,8 @@ class PagedProducer {
     }
     if (s > 0) {
       int32_t const left = stage < all_stages ? (all_stages - 1 - stage) / blocks + 1 : 0;
-      send_piece(tile_rows<Tile>(args_, 0), place_in_turn(0), total_, s + left,
-                 blocks * Block::kStageKeys);
+      TileRows const rows{0, 0, args_.lengths.next_n};
+      send_piece(rows, place_in_turn(0), total_, s + left);
     } else {
       ptx::mbarrier_wait(&shared_.query_full[0], 0);
     }
@@ -256,11 +272,10 @@ class PagedProducer {
   }
 
   __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end,
-                             int32_t stages, int32_t step) {
+                             int32_t stages) {
     PagedPiece& sent = shared_.pieces[queries_.stage];
     if (lane_ == 0) {
       sent.stages = stages;
-      sent.step = step;
       sent.first_row = rows.request * args_.lengths.next_n + rows.first_token;
       sent.rows = rows.tokens;
       sent.scan_begin = page_begin * kPageKeys;
@@ -334,7 +349,7 @@ class PagedProducer {
   PagedArgs const& args_;
   PagedStorage<Tile>& shared_;
   int const lane_;
-  int32_t first_ids_ = -1;   // of the lane's page, where stages go in turn
+  int32_t first_ids_ = -1;   // of the lane's page (kOnly)
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
   uint64_t page_policy_ = 0;
@@ -408,7 +423,7 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
         uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     int32_t n = piece.scan_begin + lane_key;
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
-    int32_t const step = piece.step;
+    int32_t const step = Block::kStageKeys * (Tile::kOnly ? static_cast<int32_t>(gridDim.x) : 1);
     int32_t const first_end = piece.scan_begin + Block::kStageKeys;
     int32_t const whole = uniform(max(whole_end - first_end + step, 0) / step);
     ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
@@ -465,11 +480,11 @@ __device__ __forceinline__ void init_paged_barriers(PagedStorage<Tile>& shared) 
   ptx::fence_mbarrier_init();
 }
 
-template <int kHeads, int kRows>
-__global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads,
-                                  PagedBlock<PagedTile<kHeads, kRows>>::kPerSm)
+template <int kHeads, int kRows, bool kOnly>
+__global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows, kOnly>>::kThreads,
+                                  PagedBlock<PagedTile<kHeads, kRows, kOnly>>::kPerSm)
     sm90_paged_indexer_logits_kernel(__grid_constant__ PagedArgs const args) {
-  using Tile = PagedTile<kHeads, kRows>;
+  using Tile = PagedTile<kHeads, kRows, kOnly>;
   using Block = PagedBlock<Tile>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<PagedStorage<Tile>*>(shared_memory);
@@ -483,9 +498,8 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads
     if (ptx::elect_one()) {
       init_paged_barriers(shared);
       // The queries of a call's only row tile come before all pages.
-      if (args.row_tiles == 1) {
+      if constexpr (Tile::kOnly) {
         ptx::wait_for_prior_kernels();
-        ptx::prefetch_l2(args.weights);
         load_queries(args, shared, 0, 0, 0);
       }
     }

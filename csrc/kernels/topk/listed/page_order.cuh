@@ -10,7 +10,6 @@ namespace dsa_ops::topk_sm90::listed {
 // A page of each stratum in turn, strata in the order of their number's reversed bits, so that any
 // few pages in sequence resemble the row, whatever trend it has. Places may lie past the last page.
 struct PagesByStrata {
-  static constexpr bool kInTurn = false;  // parts are of neighbouring places
   int32_t pages;
   int32_t stratum;  // pages of one; 0: in order
 

@@ -10,11 +10,13 @@
 
 namespace dsa_ops::topk_sm90::owned {
 
-// Rows that a block each scores at once, and enough of them to keep the memory busy.
+// As many rows as multiprocessors, or nearly so, or enough of them to come and go: between, the last
+// ones would be alone. Fewer leave memory idle when lengths differ.
 constexpr bool owns_rows(int64_t num_rows, int64_t rows_per_request, int64_t num_columns,
                          int32_t num_sms) {
-  return rows_per_request == 1 && num_columns <= kMaxColumns && num_rows <= num_sms &&
-         2 * num_rows >= num_sms;
+  bool const at_once = 8 * num_rows >= 7 * num_sms && num_rows <= num_sms;
+  bool const in_turn = 5 * num_rows >= 6 * num_sms;
+  return rows_per_request == 1 && num_columns <= kMaxColumns && (at_once || in_turn);
 }
 
 // A call whose arguments have been checked.

@@ -1,11 +1,10 @@
-#include "kernels/topk/owned/owned_topk.cuh"
-
 #include <cstdint>
 
 #include "kernels/indexer/launch_kernel.cuh"
 #include "kernels/indexer/launchers.h"
 #include "kernels/topk/kernel_args.h"
 #include "kernels/topk/owned/launcher.h"
+#include "kernels/topk/owned/owned_topk.cuh"
 
 namespace dsa_ops {
 namespace topk_sm90::owned {
@@ -32,8 +31,7 @@ Status owned_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& sel
                   cudaStream_t stream, char const* op) noexcept {
   OwnedArgs args{};
   indexer::PagedPlan plan;
-  Status const status =
-      indexer::prepare_pages(scoring, selection.top_k, &plan, &args.scoring, op);
+  Status const status = indexer::prepare_pages(scoring, selection.top_k, &plan, &args.scoring, op);
   if (!status.ok()) return status;
   args.topk = kernel_args(selection, indexer::row_lengths_of(scoring), 0, 0);
   indexer::LaunchShape const shape{static_cast<int32_t>(scoring.batch), scoring.pdl};

@@ -54,8 +54,8 @@ class PageScorer {
         takes_(indexer::query_of_lane(lane) == 0),
         first_keys_(indexer::uniform_descriptor(
             k_major_descriptor(ptx::shared_address(shared.keys[warpgroup_])))),
-        query_(indexer::uniform_descriptor(
-            k_major_descriptor(ptx::shared_address(shared.query)))) {}
+        query_(indexer::uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.query)))) {
+  }
 
   __device__ __forceinline__ void load_weights(float const* weights) {
     indexer::load_weights<Tile>(registers_.weights[0], lane_, [&](int, int head) {

@@ -19,8 +19,8 @@ inline constexpr int kMaxTurns = kMaxPages / kWarpgroups;
 static_assert(kMaxTurns == 32);
 // Turns, of those that a row has, whose logits give the map of values to bins.
 inline constexpr int kSampleTurns = 32 / kWarpgroups;
-// Pages of a warpgroup in flight. More of them gain nothing: 128 x 8K 60.2 microseconds with 2, 61.0
-// with 4, 96 x 8K 48.5 and 51.2.
+// Pages of a warpgroup in flight. More of them gain nothing: 128 x 8K 60.2 microseconds with
+// 2, 61.0 with 4, 96 x 8K 48.5 and 51.2.
 inline constexpr int kStages = 2;
 
 template <class Tile>
