@@ -20,9 +20,9 @@ __all__ = ["on_device"]
 @pytest.mark.parametrize("num_heads", [8, 16, 32, 64])
 @pytest.mark.parametrize("top_k", [1, 64, 512, 2048, 4096])
 def test_lengths_of_all_kinds(num_heads: int, top_k: int) -> None:
-    arguments = paged(100, 8000, num_heads)
+    arguments = paged(128, 8000, num_heads)
     lens, table = arguments[3:5]
-    lens[:] = torch.randint(-5, 8100, (100,))
+    lens[:] = torch.randint(-5, 8100, (128,))
     lens[:8] = top_k + torch.arange(-2, 6)
     lens[8:13] = ints(8000, 7999, 2112, 2113, 1)
     table[3::7, 5::9] = -1
@@ -85,13 +85,13 @@ def test_rows_do_not_depend_on_their_neighbours() -> None:
 
 
 def test_graph_replays_with_other_lengths() -> None:
-    arguments = paged(120, 8192, 16, pages=3000)
+    arguments = paged(128, 8192, 16, pages=3000)
     lens, table = arguments[3:5]
-    indices = poisoned(120, 1024, dtype=torch.int32)
+    indices = poisoned(128, 1024, dtype=torch.int32)
     lens.fill_(5000)
     graph = capture(lambda: dsa_ops.paged_indexer_topk(*arguments, 1024, out=indices))
     for longest in (8192, 3000, 1000, 8192):
-        lens[:] = torch.randint(0, longest + 1, (120,))
+        lens[:] = torch.randint(0, longest + 1, (128,))
         table.copy_(table.flip(0))
         graph.replay()
         expected = dsa_ops.topk(dsa_ops.paged_indexer_logits(*arguments), 1024, lens)

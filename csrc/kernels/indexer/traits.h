@@ -79,8 +79,7 @@ struct PagedBlock {
   static constexpr int kMathWarps = 4 * kWarpgroups;
   static constexpr int kProducerWarp = kMathWarps;
   static constexpr int kFillerWarp = kProducerWarp + 1;
-  // All pages that 128K keys of one request give a block fly at once.
-  static constexpr int kKeyStages = kPerSm == 4 ? (Tile::kOnly ? 4 : 3) : kPerSm == 2 ? 4 : 8;
+  static constexpr int kKeyStages = kPerSm == 4 ? 3 : kPerSm == 2 ? 4 : 8;
   // Few weights are loaded sooner by those who need them than staged by the producer.
   static constexpr bool kWeightsStaged = Tile::kColumns > 128;
   static constexpr int kStageKeys = kPageKeys * kWarpgroups;

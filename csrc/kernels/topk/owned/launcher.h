@@ -10,12 +10,13 @@
 
 namespace dsa_ops::topk_sm90::owned {
 
-// As many rows as multiprocessors, or nearly so, or enough of them to come and go: between, the last
-// ones would be alone. Fewer leave memory idle when lengths differ.
+// As many rows as multiprocessors or nearly so, of short rows half as many; or enough to come and
+// go. Between, the last rows would be alone. README.md has what else was measured.
 constexpr bool owns_rows(int64_t num_rows, int64_t rows_per_request, int64_t num_columns,
                          int32_t num_sms) {
-  bool const at_once = 8 * num_rows >= 7 * num_sms && num_rows <= num_sms;
-  bool const in_turn = 5 * num_rows >= 6 * num_sms;
+  int64_t const fewest = num_columns <= kMaxColumns / 2 ? num_sms / 2 : num_sms - num_sms / 16;
+  bool const at_once = num_rows >= fewest && num_rows <= num_sms;
+  bool const in_turn = 4 * num_rows >= 5 * num_sms;
   return rows_per_request == 1 && num_columns <= kMaxColumns && (at_once || in_turn);
 }
 
