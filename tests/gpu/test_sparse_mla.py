@@ -122,6 +122,22 @@ def test_decode_from_bf16(num_heads: int, page_size: int) -> None:
     assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+# A split of few rows has two blocks of 64 tokens, scored side by side: either of them empty in each
+# split, or with maxima far above the other's.
+@pytest.mark.parametrize("num_heads", [8, 13, 16, 32, 64, 100, 128])
+@pytest.mark.parametrize("sm_scale", [SCALE, 16 * SCALE])
+def test_decode_short_splits(num_heads: int, sm_scale: float) -> None:
+    cache, q = filled_mla_cache(100, 64), queries(4, num_heads)
+    indices = selection(4, 2048, 6400)
+    indices[:2] = torch.randint(6400, (2, 2048)).int()
+    blocks = indices.view(4, -1, 2, 64)
+    blocks[0, 1:, 0], blocks[1, :-1, 1] = -1, 6400
+    for rows in (slice(0, 1), slice(1, 2), slice(0, 2), slice(0, 4)):
+        check_decode(q[rows], cache, indices[rows], sm_scale)
+    options = {"topk_lens": ints(2048, 1100, 64, 0), "attn_sink": torch.randn(num_heads)}
+    check_decode(q, cache, indices, sm_scale, **options)
+
+
 @pytest.mark.parametrize("num_rows", [1, 2, 7, 64, 200])
 def test_decode_batches(num_rows: int) -> None:
     cache = filled_mla_cache(100, 64)

@@ -120,7 +120,10 @@ __global__ void __launch_bounds__(kThreads, 1)
       scores.run(index_list(args, tile()).num_blocks);
       if constexpr (kPushes) ptx::cluster_wait_acquire();
       scores.template finish<kSplit>(args, tile());
-      ptx::named_barrier_arrive(kFactorReady, kConsumers);
+      if constexpr (kPushes) {
+        if (thread < 32) weigh_parts(shared, args, tile(), thread);
+      }
+      if constexpr (kSplit != Split::kScratch) ptx::named_barrier_arrive(kFactorReady, kConsumers);
     }
   } else {
     if constexpr (kPushes) ptx::cluster_arrive_relaxed();
@@ -133,13 +136,14 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else {
       ValueWarpgroup<HeadTile> values(shared, thread);
       values.run(index_list(args, tile()).num_blocks);
-      ptx::named_barrier_sync(kFactorReady, kConsumers);
       if constexpr (kSplit == Split::kNone) {
+        ptx::named_barrier_sync(kFactorReady, kConsumers);
         values.store(args, tile());
       } else {
         if constexpr (kPushes) ptx::cluster_wait_acquire();
         values.template hand_over_part<kPushes>(args, tile().split);
         if constexpr (kPushes) {
+          ptx::named_barrier_sync(kFactorReady, kConsumers);
           join_parts(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
         }
       }

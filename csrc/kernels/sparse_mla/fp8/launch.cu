@@ -1,5 +1,6 @@
 #include "kernels/sparse_mla/fp8/kernel.cuh"
 #include "kernels/sparse_mla/fp8/launch.h"
+#include "kernels/sparse_mla/fp8/short.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {
@@ -8,6 +9,8 @@ constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
+template <class HeadTile>
+constexpr auto kShortKernel = sm90_fp8_sparse_mla_short_kernel<HeadTile>;
 
 template <int kMaxSplits>
 Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, char const* op,
@@ -16,7 +19,8 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(args.num_heads, static_cast<unsigned>(num_rows));
+  config.gridDim =
+      dim3((args.num_heads + kJoinHeads - 1) / kJoinHeads, static_cast<unsigned>(num_rows));
   config.blockDim = dim3(kJoinThreads);
   config.stream = stream;
   config.attrs = &overlap;
@@ -27,31 +31,42 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
 
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
-template <class HeadTile, Split kSplit, bool kReadsOnce>
-Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
-  constexpr int kBytes = sizeof(SharedStorage<HeadTile>);
+template <auto kFunction, int kBytes, bool kCluster>
+Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaStream_t stream) {
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
-  constexpr bool kCluster = kSplit == Split::kCluster;
-  if (Status status = allow_shared_memory<kKernel<HeadTile, kSplit, kReadsOnce>>(kBytes, op);
-      !status.ok()) {
-    return status;
-  }
+  if (Status status = allow_shared_memory<kFunction>(kBytes, op); !status.ok()) return status;
   if (kCluster && args.num_splits > kPortableCluster) {
-    cudaError_t const error = cudaFuncSetAttribute(
-        kKernel<HeadTile, kSplit, kReadsOnce>, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    cudaError_t const error =
+        cudaFuncSetAttribute(kFunction, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return cuda_status(error, op);
   }
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
   cluster.val.clusterDim = {1, static_cast<unsigned>(args.num_splits), 1};
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks, args.num_splits);
+  config.gridDim = grid;
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = kCluster ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel<HeadTile, kSplit, kReadsOnce>, args), op);
+  return cuda_status(cudaLaunchKernelEx(&config, kFunction, args), op);
+}
+
+template <class HeadTile, Split kSplit, bool kReadsOnce>
+Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
+  return launch_function < kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
+         kSplit == Split::kCluster > (args, dim3(blocks, args.num_splits), op, stream);
+}
+
+// No more rows than run at a time.
+template <class HeadTile>
+Status launch_short(KernelArgs const& all, int64_t num_rows, char const* op, cudaStream_t stream) {
+  KernelArgs args = all;
+  args.limits_copies = false;  // warpgroup 3 has other work than to wait for tokens
+  dim3 const grid(args.head_tiles, args.num_splits, static_cast<unsigned>(num_rows));
+  return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), true>(args, grid,
+                                                                                       op, stream);
 }
 
 template <int kHeads>
@@ -68,6 +83,9 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
   // A launch is split only where it runs at a time.
   if constexpr (kHeads < 64) {
     if (!through_scratch) {
+      if (args.blocks_per_split <= kShortBlocks) {
+        return launch_short<Tile>(args, num_rows, op, stream);
+      }
       return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
     }
   }
@@ -85,9 +103,16 @@ KernelEntry entry(char const* what) {
           reinterpret_cast<void const*>(kKernel<HeadTile<kHeads>, kSplit, kReadsOnce>)};
 }
 
+template <int kHeads>
+KernelEntry short_entry(char const* what) {
+  return {{"sm90_fp8_sparse_mla_short_kernel", "sparse_mla_decode", what, kThreads,
+           sizeof(ShortStorage<HeadTile<kHeads>>), kLaunchRegisters},
+          reinterpret_cast<void const*>(kShortKernel<HeadTile<kHeads>>)};
+}
+
 template <int kMaxSplits>
 KernelEntry join_entry() {
-  return {{"fp8_join_kernel", "sparse_mla_decode", "one head of one row", kJoinThreads, 0, 255},
+  return {{"fp8_join_kernel", "sparse_mla_decode", "two heads of one row", kJoinThreads, 0, 255},
           reinterpret_cast<void const*>(&fp8_join_kernel<kMaxSplits>)};
 }
 
@@ -110,7 +135,7 @@ Status launch(KernelArgs const& all, int64_t num_rows, int32_t tile_heads, bool 
   }
 }
 
-std::array<KernelEntry, 18> kernels() {
+std::array<KernelEntry, 21> kernels() {
   return {
       entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
       entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
@@ -127,6 +152,9 @@ std::array<KernelEntry, 18> kernels() {
       entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
       entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
       entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
+      short_entry<8>("8 heads of one row and split of 128 tokens, FP8 paged cache"),
+      short_entry<16>("16 heads of one row and split of 128 tokens, FP8 paged cache"),
+      short_entry<32>("32 heads of one row and split of 128 tokens, FP8 paged cache"),
       join_entry<4>(),
       join_entry<8>(),
       join_entry<16>()};

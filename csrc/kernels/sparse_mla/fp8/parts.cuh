@@ -94,11 +94,12 @@ template <class HeadTile>
 __device__ __forceinline__ void expect_parts(SharedStorage<HeadTile>& shared,
                                              KernelArgs const& args, int split) {
   Share<HeadTile> const share(args.num_splits, split);
+  ptx::mbarrier_init(&shared.sums_full, 1);
   ptx::mbarrier_init(&shared.parts_full, 1);
   ptx::fence_mbarrier_init();
-  ptx::mbarrier_arrive_expect_tx(
-      &shared.parts_full,
-      args.num_splits * (share.entries() * kEntryBytes + share.heads * sizeof(float2)));
+  ptx::mbarrier_arrive_expect_tx(&shared.sums_full, args.num_splits * share.heads * sizeof(float2));
+  ptx::mbarrier_arrive_expect_tx(&shared.parts_full,
+                                 args.num_splits * share.entries() * kEntryBytes);
 }
 
 __device__ __forceinline__ int64_t part_of_block(KernelArgs const& args) {
@@ -116,9 +117,9 @@ __device__ __forceinline__ void hand_over_sum(SharedStorage<HeadTile>& shared,
     int const last = (head * 128 + 127) >> share.shift;
     for (int to = head * 128 >> share.shift; to <= last; ++to) {
       int const first_head = to << share.shift >> 7;
-      float2 const* const target = &shared.peer[split * share.heads + head - first_head];
+      float2 const* const target = &shared.peer[(head - first_head) * args.num_splits + split];
       ptx::store_async(ptx::map_to_rank(ptx::shared_address(target), to), bits,
-                       ptx::map_to_rank(ptx::shared_address(&shared.parts_full), to));
+                       ptx::map_to_rank(ptx::shared_address(&shared.sums_full), to));
     }
   } else {
     args.part_sums[part_of_block(args) * HeadTile::kHeads + head] = sum;
@@ -170,132 +171,176 @@ struct PartTargets<HeadTile, false> {
   }
 };
 
-// The join of four dims of a head: parts are added in the order of the splits.
-struct Joined {
-  float reference = -INFINITY;
-  float4 sum = {0.f, 0.f, 0.f, 0.f};
-  float total = 0.f;
+// Approximate functions here and below: code that runs once costs its length more than its work.
+struct Normaliser {
+  float lse, factor;
 
-  __device__ __forceinline__ void refer(float2 part) { reference = fmaxf(reference, part.x); }
-
-  // The same of the parts that the other lanes of an entry have seen.
-  __device__ __forceinline__ void refer_with(int lanes) {
-#pragma unroll 1
-    for (int distance = 1; distance < lanes; distance *= 2) {
-      reference = fmaxf(reference, __shfl_xor_sync(0xFFFFFFFFu, reference, distance));
-    }
-  }
-
-  // Once `refer` has seen all parts.
-  __device__ __forceinline__ void add(float2 part, float4 const& value) {
-    float const shift = reference == -INFINITY ? 0.f : reference;
-    float const weight = ptx::exp2_flushed(part.x - shift);
-    total = fmaf(weight, part.y, total);
-    sum.x = fmaf(weight, value.x, sum.x);
-    sum.y = fmaf(weight, value.y, sum.y);
-    sum.z = fmaf(weight, value.z, sum.z);
-    sum.w = fmaf(weight, value.w, sum.w);
-  }
-
-  __device__ __forceinline__ void add_of(int lanes) {
-#pragma unroll 1
-    for (int distance = 1; distance < lanes; distance *= 2) {
-      total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
-      sum.x += __shfl_xor_sync(0xFFFFFFFFu, sum.x, distance);
-      sum.y += __shfl_xor_sync(0xFFFFFFFFu, sum.y, distance);
-      sum.z += __shfl_xor_sync(0xFFFFFFFFu, sum.z, distance);
-      sum.w += __shfl_xor_sync(0xFFFFFFFFu, sum.w, distance);
-    }
-  }
-
-  // Approximate functions: this code runs once, and its length costs more than its work.
-  __device__ __forceinline__ void store(KernelArgs const& args, int64_t row, int head, int quarter,
-                                        bool keep) const {
+  // From the parts' common reference and the sum of their weighted sums.
+  __device__ __forceinline__ Normaliser(KernelArgs const& args, float reference, float total,
+                                        int head, bool exists) {
     constexpr float kLn2 = 0.6931471805599453f;
     bool const empty = total == 0.f;
-    float const lse = empty ? -INFINITY : (reference + ptx::log2_approx(total)) * kLn2;
-    float factor = empty ? 0.f : __fdividef(1.f, total);
-    if (args.attn_sink && keep && !empty) {
+    lse = empty ? -INFINITY : (reference + ptx::log2_approx(total)) * kLn2;
+    factor = empty ? 0.f : __fdividef(1.f, total);
+    if (args.attn_sink && exists && !empty) {
       factor = __fdividef(factor, 1.f + __expf(args.attn_sink[head] - lse));
     }
     factor *= ptx::power_of_two(part_exponent(args));
-    ptx::store_global_8(
-        args.out + row * args.out_row_stride + head * args.out_head_stride + quarter * 4,
-        make_uint2(ptx::pack_bf16(sum.x * factor, sum.y * factor),
-                   ptx::pack_bf16(sum.z * factor, sum.w * factor)),
-        keep);
-    ptx::store_global_4(args.lse + row * args.num_heads + head, __float_as_uint(lse),
-                        keep && quarter == 0);
   }
 };
 
-// By warpgroups 1 and 2. Up to four lanes take an entry, every so many pairs of splits each.
+__device__ __forceinline__ void add_weighted(float4& sum, float weight, uint2 entry) {
+  float4 const value = unpack_entry(entry);
+  sum.x = fmaf(weight, value.x, sum.x);
+  sum.y = fmaf(weight, value.y, sum.y);
+  sum.z = fmaf(weight, value.z, sum.z);
+  sum.w = fmaf(weight, value.w, sum.w);
+}
+
+__device__ __forceinline__ void store_joined(KernelArgs const& args, int64_t row, int head,
+                                             int quarter, float4 const& sum, bool keep) {
+  ptx::store_global_8(
+      args.out + row * args.out_row_stride + head * args.out_head_stride + quarter * 4,
+      make_uint2(ptx::pack_bf16(sum.x, sum.y), ptx::pack_bf16(sum.z, sum.w)), keep);
+}
+
+// What each split's part of each head counts in the output that this block joins, by one warp
+// while the parts are still under way. A lane has one split of one head: there are at most
+// max(kHeads, splits) such pairs.
+template <class HeadTile>
+__device__ __forceinline__ void weigh_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
+                                            Tile const& tile, int lane) {
+  static_assert(HeadTile::kHeads <= 32 && kMaxSplits <= 32);
+  Share<HeadTile> const share(args.num_splits, tile.split);
+  ptx::mbarrier_wait_cluster(&shared.sums_full, 0);
+  bool const exists = lane < share.heads * args.num_splits;
+  float2 const part = exists ? shared.peer[lane] : make_float2(-INFINITY, 0.f);
+  float reference = part.x;
+#pragma unroll
+  for (int distance = 1; distance < kMaxSplits; distance *= 2) {
+    float const other = __shfl_xor_sync(0xFFFFFFFFu, reference, distance);
+    if (distance < args.num_splits) reference = fmaxf(reference, other);
+  }
+  float const weight = ptx::exp2_flushed(part.x - (reference == -INFINITY ? 0.f : reference));
+  float total = weight * part.y;
+#pragma unroll
+  for (int distance = 1; distance < kMaxSplits; distance *= 2) {
+    float const other = __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+    if (distance < args.num_splits) total += other;
+  }
+  int const shift = log2_of(args.num_splits);
+  int const local = share.first_head + (lane >> shift), head = tile.first_head + local;
+  bool const keep = exists && local < tile.heads;
+  Normaliser const normaliser(args, reference, total, head, keep);
+  if (exists) shared.peer[lane].x = weight * normaliser.factor;
+  // Of a head that two blocks share, the first one's.
+  bool const first = (lane & (args.num_splits - 1)) == 0 && (share.first & 127) == 0;
+  ptx::store_global_4(args.lse + tile.row * args.num_heads + head, __float_as_uint(normaliser.lse),
+                      keep && first);
+}
+
+// By warpgroups 1 and 2, once the weights are there. Up to four lanes take an entry, every so many
+// fours of splits each.
 template <class HeadTile>
 __device__ __forceinline__ void join_parts(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                                            Tile const& tile, int thread) {
   Share<HeadTile> const share(args.num_splits, tile.split);
   PartTargets<HeadTile, true> const parts(shared, args, tile.split);
-  int const lanes = share.entries() >= 256 ? 1 : 256 >> share.shift;
-  int const lane = thread & (lanes - 1);
+  int const lane_shift = max(8 - share.shift, 0), lanes = 1 << lane_shift;
+  int const first_split = 4 * (thread & (lanes - 1));
   ptx::mbarrier_wait_cluster(&shared.parts_full, 0);
 #pragma unroll 1
-  for (int i = thread / lanes; i < share.entries(); i += 256 / lanes) {
+  for (int i = thread >> lane_shift; i < share.entries(); i += 256 >> lane_shift) {
     int const entry = share.first + i;
     int const head = entry >> 7, quarter = (entry & 127) ^ ((head & 6) << 1);
-    float2 const* const sums = &shared.peer[head - share.first_head];
-    Joined joined;
+    auto const* const weights =  // of two parts each, at x and z
+        reinterpret_cast<float4 const*>(&shared.peer[(head - share.first_head) * args.num_splits]);
+    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 1
-    for (int split = 2 * lane; split < args.num_splits; split += 2 * lanes) {
-      joined.refer(sums[split * share.heads]);
-      joined.refer(sums[(split + 1) * share.heads]);
-    }
-    joined.refer_with(lanes);
-#pragma unroll 1
-    for (int split = 2 * lane; split < args.num_splits; split += 2 * lanes) {
+    for (int split = first_split; split < args.num_splits; split += 4 * lanes) {
+      bool const four = split + 2 < args.num_splits;
+      uint2 const zero = make_uint2(0, 0);
       auto const value_of = [&](int from) {
-        return unpack_entry(ptx::load_shared_8(parts.base(from, tile.split) + i * kEntryBytes));
+        return ptx::load_shared_8(parts.base(from, tile.split) + i * kEntryBytes);
       };
-      float4 const first = value_of(split), second = value_of(split + 1);
-      joined.add(sums[split * share.heads], first);
-      joined.add(sums[(split + 1) * share.heads], second);
+      uint2 const values[4] = {value_of(split), value_of(split + 1),
+                               four ? value_of(split + 2) : zero,
+                               four ? value_of(split + 3) : zero};
+      float4 const first = weights[split / 2];
+      float4 const second = four ? weights[split / 2 + 1] : first;
+      add_weighted(sum, first.x, values[0]);
+      add_weighted(sum, first.z, values[1]);
+      add_weighted(sum, second.x, values[2]);
+      add_weighted(sum, second.z, values[3]);
     }
-    joined.add_of(lanes);
-    joined.store(args, tile.row, tile.first_head + head, quarter, lane == 0 && head < tile.heads);
+#pragma unroll 1
+    for (int distance = 1; distance < lanes; distance *= 2) {
+      sum.x += __shfl_xor_sync(0xFFFFFFFFu, sum.x, distance);
+      sum.y += __shfl_xor_sync(0xFFFFFFFFu, sum.y, distance);
+      sum.z += __shfl_xor_sync(0xFFFFFFFFu, sum.z, distance);
+      sum.w += __shfl_xor_sync(0xFFFFFFFFu, sum.w, distance);
+    }
+    store_joined(args, tile.row, tile.first_head + head, quarter, sum,
+                 (thread & (lanes - 1)) == 0 && head < tile.heads);
   }
 }
 
 inline constexpr int kJoinThreads = 128;
+inline constexpr int kJoinHeads = 2;  // of a thread block: 64 threads, eight dims each
 
-// One thread block per head of a row, a thread for four dims. kMaxSplits loads in flight.
+// Every multiprocessor has several thread blocks, and their instructions are what takes its time:
+// eight dims a thread, and a split's weight is worked out by one lane of a warp. kMaxSplits loads
+// in flight.
 template <int kMaxSplits>
 __global__ void __launch_bounds__(kJoinThreads)
     fp8_join_kernel(__grid_constant__ const KernelArgs args, int tile_heads) {
+  static_assert(kMaxSplits <= 32, "a lane of a warp weighs a split");
   int64_t const row = blockIdx.y;
-  int const head = blockIdx.x, tile = head / tile_heads, local = head - tile * tile_heads;
+  int const head = static_cast<int>(blockIdx.x * kJoinHeads + threadIdx.x / 64);
+  int const eighth = threadIdx.x & 63, lane = threadIdx.x & 31;
+  int const tile = head / tile_heads, local = head - tile * tile_heads;
   int64_t const first = ((row * args.head_tiles + tile) * args.num_splits) * tile_heads + local;
-  uint2 const* const values = args.part_values + first * 128 + threadIdx.x;
+  auto const* const values =
+      reinterpret_cast<uint4 const*>(args.part_values + first * 128) + eighth;
   float2 const* const sums = args.part_sums + first;
-  // The first pass, without a load or store, brings the code in while the kernel before ends.
+  // A pass without a load or store brings the code in while the kernel before ends. One block of
+  // four: there are about as many on a multiprocessor.
 #pragma unroll 1
-  for (int pass = 0; pass < 2; ++pass) {
-    bool const live = pass == 1;
-    if (live) ptx::wait_for_prior_kernels();
-    uint2 value[kMaxSplits];
-    float2 sum[kMaxSplits];
+  for (int pass = (blockIdx.x + blockIdx.y * gridDim.x) & 3 ? 1 : 0; pass < 2; ++pass) {
+    bool const live = pass == 1 && head < args.num_heads;
+    if (pass == 1) ptx::wait_for_prior_kernels();
+    float2 const part = live && lane < args.num_splits ? __ldcg(sums + lane * tile_heads)
+                                                       : make_float2(-INFINITY, 0.f);
+    uint4 value[kMaxSplits];
 #pragma unroll
     for (int split = 0; split < kMaxSplits; ++split) {
-      bool const exists = live && split < args.num_splits;
-      sum[split] = exists ? __ldcg(sums + split * tile_heads) : make_float2(-INFINITY, 0.f);
-      value[split] = exists ? __ldcg(values + split * tile_heads * 128) : make_uint2(0, 0);
+      value[split] = live && split < args.num_splits ? __ldcg(values + split * tile_heads * 64)
+                                                     : make_uint4(0, 0, 0, 0);
     }
-    Joined joined;
+    float reference = part.x;
 #pragma unroll
-    for (float2 const& part : sum) joined.refer(part);
+    for (int distance = 1; distance < kMaxSplits; distance *= 2) {
+      reference = fmaxf(reference, __shfl_xor_sync(0xFFFFFFFFu, reference, distance));
+    }
+    float const weight = ptx::exp2_flushed(part.x - (reference == -INFINITY ? 0.f : reference));
+    float total = weight * part.y;
+#pragma unroll
+    for (int distance = 1; distance < kMaxSplits; distance *= 2) {
+      total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+    }
+    Normaliser const normaliser(args, reference, total, head, live);
+    float const normalised = weight * normaliser.factor;
+    float4 low = make_float4(0.f, 0.f, 0.f, 0.f), high = low;
 #pragma unroll
     for (int split = 0; split < kMaxSplits; ++split) {
-      joined.add(sum[split], unpack_entry(value[split]));
+      float const own = __shfl_sync(0xFFFFFFFFu, normalised, split);
+      add_weighted(low, own, make_uint2(value[split].x, value[split].y));
+      add_weighted(high, own, make_uint2(value[split].z, value[split].w));
     }
-    joined.store(args, row, head, threadIdx.x, live);
+    store_joined(args, row, head, 2 * eighth, low, live);
+    store_joined(args, row, head, 2 * eighth + 1, high, live);
+    ptx::store_global_4(args.lse + row * args.num_heads + head, __float_as_uint(normaliser.lse),
+                        live && eighth == 0);
   }
 }
 

@@ -50,12 +50,13 @@ inline constexpr float kSlackLog2 = 8.f;
 // power of two. A scale below 2^-40 of the largest counts as that: it cannot show in a score, and
 // every ratio is finite.
 struct TokenScales {
-  float ratio[2];  // scale g / scale g + 2
+  float ratio[2];  // scale g / scale g + 2, or scale g where groups have sums of their own
   float scale[2];  // 2 and 3
   float exponent;  // -inf masks the token
   float inverse;   // 2^-exponent
 
   // Returns scale `own` times 2^-exponent in f16.
+  template <bool kOwnSums>
   __device__ __forceinline__ uint16_t read(uint4 const& bits, bool exists, int own) {
     float const s[4] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
                         __uint_as_float(bits.w)};
@@ -65,7 +66,7 @@ struct TokenScales {
                               fmaxf(s[3], floor)};
 #pragma unroll
     for (int g = 0; g < 2; ++g) {
-      ratio[g] = __fdividef(floored[g], floored[g + 2]);
+      ratio[g] = kOwnSums ? floored[g] : __fdividef(floored[g], floored[g + 2]);
       scale[g] = floored[g + 2];
     }
     int const biased = (__float_as_int(largest) >> 23) & 0xFF;
@@ -132,41 +133,100 @@ struct ScoreWarpgroup {
     pin_registers(scores);
   }
 
+  // Few heads leave registers for a sum of each group of dims.
+  static constexpr bool kOwnSums = HeadTile::kHeads <= 16;
+  static constexpr uint64_t kPanelStep = HeadTile::kPanelBytes >> 4;
+  static constexpr uint32_t kLower = 8 * kTokenPitch;
+
+  // Where a lane's bytes of a block are.
+  struct TokenRows {
+    int row;             // of S^T; and row + 8
+    uint32_t base, own;  // the token of `row`, and the lane's 16 bytes of its first panel
+
+    __device__ __forceinline__ TokenRows(uint32_t stage, int warp, int lane)
+        : row(warp * 16 + (lane >> 2)),
+          base(stage + token_of_row(row) * kTokenPitch),
+          own(base + (lane & 3) * 16) {}
+  };
+
+  __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
+    int const lane = lane_index();
+    TokenRows const rows(ptx::shared_address(shared.token[stage]), warp, lane);
+    uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
+    if constexpr (kOwnSums) {
+      multiply_groups(rows, query, stage, lane, scores, token);
+    } else {
+      multiply_chains(rows, query, stage, lane, scores, token);
+    }
+  }
+
+  // The groups' panels by turns: no product waits for a sum to be scaled.
+  __device__ __forceinline__ void multiply_groups(TokenRows const& rows, uint64_t query, int stage,
+                                                  int lane, Scores& scores,
+                                                  TokenScales (&token)[2]) {
+    Scores group[kScaleGroups];
+    uint32_t rope[4][4], fragments[2][4][4];
+    load_rope(rope, rows.own + kRopeOffset, kLower);
+    uint4 upper = ptx::load_shared_16(rows.own);
+    uint4 lower = ptx::load_shared_16(rows.own + kLower);
+    issue<typename HeadTile::RopeMma>(scores, rope, query + 8 * kPanelStep, false);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      auto const panel = [](int at) { return (at & 3) * 2 + (at >> 2); };
+      convert(fragments[i & 1], upper, lower);
+      if (i < 7) {
+        upper = ptx::load_shared_16(rows.own + panel(i + 1) * 64);
+        lower = ptx::load_shared_16(rows.own + kLower + panel(i + 1) * 64);
+      }
+      issue<typename HeadTile::LatentMma>(group[i & 3], fragments[i & 1],
+                                          query + panel(i) * kPanelStep, i >= 4);
+      if (i == 0) read_scales(stage, rows.base, rows.row, lane & 3, token);
+      if (i < 7) ptx::wgmma_wait<1>();
+    }
+    release(&shared.token_empty[stage]);
+    ptx::wgmma_wait<0>();
+    pin_registers(scores);
+    for (auto& sums : group) pin_registers(sums);
+#pragma unroll
+    for (int i = 0; i < 2 * kColumns; ++i) {
+      TokenScales const& scales = token[i >> 1 & 1];
+#pragma unroll
+      for (int g = 0; g < 2; ++g) {
+        scores[i] = fmaf(group[g][i], scales.ratio[g], scores[i]);
+        scores[i] = fmaf(group[g + 2][i], scales.scale[g], scores[i]);
+      }
+    }
+  }
+
   // Two chains of groups, (0, 2, RoPE) and (1, 3): while the products of one run, the other is
   // brought from the scale of its last group to that of its next.
-  __device__ __forceinline__ void multiply(int stage, Scores& scores, TokenScales (&token)[2]) {
-    constexpr uint64_t kPanelStep = HeadTile::kPanelBytes >> 4;
-    int const lane = lane_index();
-    int const row = warp * 16 + (lane >> 2);  // of S^T; and row + 8
-    uint32_t const base =
-        ptx::shared_address(shared.token[stage]) + token_of_row(row) * kTokenPitch;
-    uint32_t const own = base + (lane & 3) * 16;
-    constexpr uint32_t kLower = 8 * kTokenPitch;
-    uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
+  __device__ __forceinline__ void multiply_chains(TokenRows const& rows, uint64_t query, int stage,
+                                                  int lane, Scores& scores,
+                                                  TokenScales (&token)[2]) {
     using Mma = typename HeadTile::LatentMma;
     Scores second;
     uint32_t fragments[2][4][4];
-    uint4 upper = ptx::load_shared_16(own);
-    uint4 lower = ptx::load_shared_16(own + kLower);
+    uint4 upper = ptx::load_shared_16(rows.own);
+    uint4 lower = ptx::load_shared_16(rows.own + kLower);
 #pragma unroll
     for (int panel = 0; panel < 8; ++panel) {
       convert(fragments[panel & 1], upper, lower);
       if (panel < 7) {
-        upper = ptx::load_shared_16(own + (panel + 1) * 64);
-        lower = ptx::load_shared_16(own + kLower + (panel + 1) * 64);
+        upper = ptx::load_shared_16(rows.own + (panel + 1) * 64);
+        lower = ptx::load_shared_16(rows.own + kLower + (panel + 1) * 64);
       }
       if ((panel & 2) == 0) {
         issue<Mma>(scores, fragments[panel & 1], query + panel * kPanelStep, panel != 0);
       } else {
         issue<Mma>(second, fragments[panel & 1], query + panel * kPanelStep, panel != 2);
       }
-      if (panel == 0) read_scales(stage, base, row, lane & 3, token);
+      if (panel == 0) read_scales(stage, rows.base, rows.row, lane & 3, token);
       ptx::wgmma_wait<1>();
       if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
       if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
       if (panel == 6) scale_rows(scores, token[0].scale[0], token[1].scale[0]);
     }
-    load_rope(fragments[0], own + kRopeOffset, kLower);
+    load_rope(fragments[0], rows.own + kRopeOffset, kLower);
     issue<typename HeadTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
     release(&shared.token_empty[stage]);
     ptx::wgmma_wait<0>();
@@ -199,7 +259,7 @@ struct ScoreWarpgroup {
       uint4 const bits = ptx::load_shared_16(base + half * 8 * kTokenPitch + 512);
       int const position = token_of_row(row + half * 8) & 15;
       shared.value_scale[stage][group][value_scale_position(row + half * 8)] =
-          token[half].read(bits, exists >> position & 1, group);
+          token[half].template read<kOwnSums>(bits, exists >> position & 1, group);
     }
     release(&shared.value_scale_full[stage]);
   }
@@ -270,9 +330,10 @@ struct ScoreWarpgroup {
   }
 
   // Leaves the reduced columns of the warp in shared memory, by head.
-  __device__ __forceinline__ void store_warp_result(float const (&columns)[kColumns], int lane) {
+  static __device__ __forceinline__ void store_columns(float (&result)[HeadTile::kHeads],
+                                                       float const (&columns)[kColumns], int lane) {
     int const first = (lane >> 2) * kColumns / 8;
-    float* const target = &shared.warp_result[warp][head_of(first >> 1, lane) + (first & 1)];
+    float* const target = &result[head_of(first >> 1, lane) + (first & 1)];
     if constexpr (kColumns == 16) {
       *reinterpret_cast<float2*>(target) = make_float2(columns[0], columns[1]);
     } else {
@@ -291,7 +352,7 @@ struct ScoreWarpgroup {
       maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
     }
     reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_warp_result(maximum, lane);
+    store_columns(shared.warp_result[warp], maximum, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread < HeadTile::kHeads) {
       auto const& result = shared.warp_result;
@@ -386,7 +447,7 @@ struct ScoreWarpgroup {
       total_of[tile * 2 + 1] = sums.y;
     }
     reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
-    store_warp_result(total_of, lane);
+    store_columns(shared.warp_result[warp], total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread >= HeadTile::kHeads) return;
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +

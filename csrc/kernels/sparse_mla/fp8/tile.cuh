@@ -35,16 +35,20 @@ struct Tile {
   int split;
 };
 
+__device__ __forceinline__ int split_of_block() {
+  uint32_t split;
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
+  return static_cast<int>(split);
+}
+
 // Worked out anew at every call: kept from the start to the end of a tile it would cost registers
 // that the loop needs.
 template <int kHeads>
 __device__ __forceinline__ Tile tile_of(KernelArgs const& args, uint32_t number) {
-  uint32_t split;
-  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
   // Most launches have one tile of heads: spare them the division.
   uint32_t const row = args.head_tiles == 1 ? number : number / args.head_tiles;
   int const first_head = (number - row * args.head_tiles) * kHeads;
-  return {row, first_head, min(kHeads, args.num_heads - first_head), static_cast<int>(split)};
+  return {row, first_head, min(kHeads, args.num_heads - first_head), split_of_block()};
 }
 
 // A thread block's first tile, and where there are more than thread blocks, how far its next is.

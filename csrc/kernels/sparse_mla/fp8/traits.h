@@ -86,8 +86,8 @@ struct alignas(1024) SharedStorage {
   // for them.
   float2 sum[kHeads / 8][128];
   alignas(16) float output_factor[kHeads];
-  // Reference and sum of every split, of the heads that this one joins.
-  float2 peer[kHeads + 2 * kMaxSplits];
+  // Of every split, by head of those that this block joins: reference and sum, later the weight.
+  alignas(16) float2 peer[kHeads + 2 * kMaxSplits];
   alignas(16) float rescale[2][kHeads];
   uint32_t rescales[2];  // whether any of `rescale` differs from 1
   uint16_t exists[kStages][4];
@@ -97,7 +97,7 @@ struct alignas(1024) SharedStorage {
   uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block over
   uint64_t probability_full[2];        // 4 arrivals: warpgroup 0
   uint64_t probability_empty[2];       // 8 arrivals: warpgroups 1 and 2
-  uint64_t parts_full;                 // 1 arrival and the bytes of all parts to join
+  uint64_t sums_full, parts_full;      // 1 arrival and the bytes of all parts to join
 };
 
 // Named barriers (0 is __syncthreads).
@@ -107,6 +107,10 @@ enum NamedBarrier : int {
   kScoreVote = 3,      // warpgroup 0
   kBarriersReady = 4,  // warpgroups 0, 3; once
   kFactorFree = 5,     // warpgroups 0, 1, 2; once a tile but the last
+  // Where warpgroup 3 scores, too:
+  kSecondQueryReady = 6,  // warpgroups 1, 2, 3; once
+  kSecondVote = 7,        // warpgroup 3
+  kSumsReady = 8,         // warpgroups 0, 3; once
 };
 
 }  // namespace dsa_ops::sparse_mla::fp8

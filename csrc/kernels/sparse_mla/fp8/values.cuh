@@ -15,6 +15,8 @@ struct ValueWarpgroup {
   static constexpr int kStages = HeadTile::kStages;
   static constexpr int kColumns = HeadTile::kColumns;
   static constexpr int kSteps = kBlockTokens / 16;
+  // Few heads leave registers for a step's bytes on their way and products of two units in flight.
+  static constexpr bool kDeep = HeadTile::kHeads < 64;
 
   SharedStorage<HeadTile>& shared;
   uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
@@ -106,19 +108,20 @@ struct ValueWarpgroup {
     uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
     uint64_t const probability =
         k_major_descriptor(ptx::shared_address(shared.probability[buffer]));
-    RawTokens raw;
+    RawTokens raw[kDeep ? 2 : 1];
     uint32_t fragments[2][2][4];
-    raw.load(token + even, token + odd, scale, 0);
+    raw[0].load(token + even, token + odd, scale, 0);
 #pragma unroll
     for (int unit = 0; unit < 2 * kSteps; ++unit) {
       int const step = unit >> 1, half = unit & 1;
-      convert(raw, half, fragments[half]);
-      if (unit + 1 == 2 * kSteps) {
-        release(&shared.token_empty[stage]);
-      } else if (half == 1) {
-        raw.load(token + even, token + odd, scale, step + 1);
-      }
-      if (unit > 0) ptx::wgmma_wait<0>();
+      bool const loads = half == (kDeep ? 0 : 1) && step + 1 < kSteps;
+      RawTokens& next = raw[kDeep ? (step + 1) & 1 : 0];
+      if (kDeep && loads) next.load(token + even, token + odd, scale, step + 1);
+      if (kDeep && unit > 1) ptx::wgmma_wait<1>();
+      convert(raw[kDeep ? step & 1 : 0], half, fragments[half]);
+      if (unit + 1 == 2 * kSteps) release(&shared.token_empty[stage]);
+      if (!kDeep && loads) next.load(token + even, token + odd, scale, step + 1);
+      if (!kDeep && unit > 0) ptx::wgmma_wait<0>();
       ptx::wgmma_fence();
 #pragma unroll
       for (int tile = 0; tile < 2; ++tile) {
