@@ -34,6 +34,7 @@ set(DSA_OPS_SOURCES
   topk/listed/listed_topk.cpp
   topk/listed/listing.cu
   topk/listed/selection.cu
+  topk/owned/owned_topk.cu
   topk/plan.cpp
   topk/row_lengths.cu
   topk/sm90_topk.cu)

@@ -9,7 +9,8 @@ namespace dsa_ops {
 namespace {
 
 constexpr KernelList (*kLists[])() = {caches_kernels,     indexer_kernels,     topk_kernels,
-                                      fused_topk_kernels, listed_topk_kernels, sparse_mla_kernels};
+                                      fused_topk_kernels, listed_topk_kernels, owned_topk_kernels,
+                                      sparse_mla_kernels};
 
 }  // namespace
 

@@ -65,6 +65,7 @@ KernelList indexer_kernels();
 KernelList topk_kernels();
 KernelList fused_topk_kernels();
 KernelList listed_topk_kernels();
+KernelList owned_topk_kernels();
 KernelList sparse_mla_kernels();
 
 }  // namespace dsa_ops

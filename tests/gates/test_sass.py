@@ -26,6 +26,7 @@ REQUIRED: dict[str, set[str]] = {
     "list_topk_kernel": set(),
     "merge_states_kernel": set(),
     "paged_row_lengths_kernel": set(),
+    "owned_topk_kernel": {"QGMMA", "UTMALDG", "UBLKCP"},
     "parts_topk_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
     "prepare_index_k_kernel": set(),
     "prepare_index_q_kernel": set(),

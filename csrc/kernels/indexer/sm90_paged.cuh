@@ -7,7 +7,8 @@
 //
 // A short call is little more than the way to its first page: lengths, share, block table, page.
 // The producer reads the lengths before the barriers exist, while other warps prefetch the block
-// tables.
+// tables. The only row tile of a call (Tile::kOnly) goes to the blocks stage by stage in turn: then
+// page ids need not wait for the length, nor the queries for anything.
 //
 //   warps 0-3   math warpgroup: a page of each stage, wgmma and epilogue in registers (256 columns:
 //               two of them, warps 0-7; the others follow)
@@ -34,43 +35,10 @@
 #include "device/ptx/mbarrier.cuh"
 #include "device/ptx/warp.cuh"
 #include "kernels/indexer/args.h"
+#include "kernels/indexer/paged_producer.cuh"
 #include "kernels/indexer/scoring.cuh"
 
 namespace dsa_ops::indexer {
-
-// The rows of a row tile: the request, its first token and how many tokens.
-struct TileRows {
-  int32_t request;
-  int32_t first_token;
-  int32_t tokens;
-};
-
-template <class Tile>
-__device__ __forceinline__ TileRows tile_rows(PagedArgs const& args, int32_t row_tile) {
-  // Most calls have one tile per request: their way to the first page saves the divisions.
-  if (args.tiles_per_request == 1) return TileRows{row_tile, 0, args.lengths.next_n};
-  TileRows rows;
-  rows.request = row_tile / args.tiles_per_request;
-  rows.first_token = row_tile % args.tiles_per_request * Tile::kQueries;
-  rows.tokens = min(Tile::kQueries, args.lengths.next_n - rows.first_token);
-  return rows;
-}
-
-// Pages that hold every key any row of the tile sees; 0 for tiles past the last, and for those of
-// which no row needs scores.
-template <class Tile>
-__device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_tile) {
-  if (row_tile >= args.row_tiles) return 0;
-  TileRows const rows = tile_rows<Tile>(args, row_tile);
-  int32_t length = 0;
-#pragma unroll
-  for (int32_t j = 0; j < Tile::kQueries; ++j) {
-    // A row past the last reads the last one's again: the loads depend on nothing and overlap.
-    int32_t const token = rows.first_token + min(j, rows.tokens - 1);
-    length = max(length, args.lengths.of(rows.request, token));
-  }
-  return length <= args.unscored_length ? 0 : (length + kPageKeys - 1) / kPageKeys;
-}
 
 // A line of 32 page ids per thread of the grid.
 __device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int32_t thread) {
@@ -84,194 +52,6 @@ __device__ __forceinline__ void prefetch_block_tables(PagedArgs const& args, int
                      thread % lines * kLinePages);
   }
 }
-
-// The order in which a row tile's pages are scored: a place count() of them, page(place) at each,
-// which may lie past the last page.
-struct PagesInOrder {
-  int32_t pages;
-
-  __device__ __forceinline__ explicit PagesInOrder(int32_t row_pages) : pages(row_pages) {}
-  __device__ __forceinline__ int32_t count() const { return pages; }
-  __device__ __forceinline__ int32_t page(int32_t place) const { return place; }
-};
-
-template <class Tile, class Order = PagesInOrder>
-class PagedProducer {
-  using Block = PagedBlock<Tile>;
-
- public:
-  __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
-      : args_(args), shared_(shared), lane_(lane) {}
-
-  // Reads the lengths; needs no barrier yet. Page counts fit 32 bits: 64 logits of 4 bytes exist
-  // for (almost) every page counted.
-  __device__ void plan() {
-    if (ptx::elect_one()) {
-      ptx::prefetch_tensor_map(&args_.query_map);
-      if (args_.num_pages > 0) ptx::prefetch_tensor_map(&args_.key_map);
-    }
-    ptx::wait_for_prior_kernels();
-    first_pages_ = pages_of<Tile>(args_, lane_);
-    int32_t total = Order(first_pages_).count();
-#pragma unroll 4
-    for (int32_t i = lane_ + 32; i < args_.row_tiles; i += 32) {
-      total += Order(pages_of<Tile>(args_, i)).count();
-    }
-    total_ = __reduce_add_sync(~0u, total);
-    page_policy_ = ptx::evict_first_policy();
-  }
-
-  __device__ void run() {
-    // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product, as
-    // a grid has a block less than there are stages at most.
-    int32_t const blocks = static_cast<int32_t>(gridDim.x);
-    int32_t const stages = (total_ + Block::kWarpgroups - 1) / Block::kWarpgroups;
-    int32_t const share = (stages + blocks - 1) / blocks * Block::kWarpgroups;
-    int32_t const begin = static_cast<int32_t>(
-        min(static_cast<int64_t>(share) * blockIdx.x, static_cast<int64_t>(total_)));
-    int32_t const end = min(begin + share, total_);
-
-    int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
-    for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
-      int32_t const row_pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
-      int32_t const pages = Order(row_pages).count();
-      int32_t const sum = ptx::warp_inclusive_sum(pages);
-      int32_t const tile_begin = before + sum - pages;
-      int32_t const page_begin = max(begin - tile_begin, 0);
-      int32_t const page_end = min(end - tile_begin, pages);
-      uint32_t in_share = __ballot_sync(~0u, page_begin < page_end);
-#pragma unroll 1
-      while (in_share != 0) {
-        int const i = __ffs(in_share) - 1;
-        in_share &= in_share - 1;
-        produce_piece(first + i, Order(__shfl_sync(~0u, row_pages, i)),
-                      __shfl_sync(~0u, page_begin, i), __shfl_sync(~0u, page_end, i));
-      }
-      before += __shfl_sync(~0u, sum, 31);
-    }
-    finish();
-  }
-
-  // In place of plan and run: one of `parts` equal parts of a row tile, each of a page or more.
-  __device__ void run_part(int32_t row_tile, int32_t part, int32_t parts) {
-    page_policy_ = ptx::evict_first_policy();
-    Order const order(pages_of<Tile>(args_, row_tile));
-    int32_t const places = order.count();
-    produce_piece(row_tile, order, places * part / parts, places * (part + 1) / parts);
-    finish();
-  }
-
- private:
-  __device__ void produce_piece(int32_t row_tile, Order const& order, int32_t page_begin,
-                                int32_t page_end) {
-    TileRows const rows = tile_rows<Tile>(args_, row_tile);
-    // The first page waits for its id alone: ids load before everything else, a group ahead.
-    int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
-    auto const page_id = [&](int32_t place) {
-      int32_t const page = order.page(place);
-      return place < page_end && page < order.pages ? __ldg(table + page) : -1;
-    };
-    int32_t next_page = page_id(page_begin + lane_);
-    send_piece(rows, page_begin, page_end);
-    for (int32_t group = page_begin; group < page_end; group += 32) {
-      int32_t const lane_page = next_page;
-      next_page = page_id(group + 32 + lane_);
-      int32_t const group_pages = min(page_end - group, 32);
-#pragma unroll 1
-      for (int32_t i = 0; i < group_pages; i += Block::kWarpgroups) produce_stage(lane_page, i);
-    }
-  }
-
-  __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end) {
-    ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
-    if (ptx::elect_one()) {
-      uint64_t* full = &shared_.query_full[queries_.stage];
-      ptx::mbarrier_arrive_expect_tx(full, Tile::kQueryBytes);
-      ptx::tma_load_4d(shared_.queries[queries_.stage], &args_.query_map, full, 0, 0,
-                       rows.first_token, rows.request);
-    }
-    PagedPiece& sent = shared_.pieces[queries_.stage];
-    if (lane_ == 0) {
-      sent.stages = (page_end - page_begin + Block::kWarpgroups - 1) / Block::kWarpgroups;
-      sent.first_row = rows.request * args_.lengths.next_n + rows.first_token;
-      sent.rows = rows.tokens;
-      sent.scan_begin = page_begin * kPageKeys;
-      sent.store_end = min(page_end * kPageKeys, args_.max_context_len);
-    }
-    if constexpr (Block::kWeightsStaged) {
-      int64_t const row =
-          static_cast<int64_t>(rows.request) * args_.lengths.next_n + rows.first_token;
-      copy_weights<Tile>(args_.weights, args_.weights_row_stride, row, rows.tokens,
-                         shared_.weights[queries_.stage], lane_);
-      ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
-    }
-    // No key for a row past the last, so that no stage counts as seen whole.
-    if (lane_ < Tile::kQueries) {
-      sent.row_lengths[lane_] =
-          lane_ < rows.tokens ? args_.lengths.of(rows.request, rows.first_token + lane_) : 0;
-    }
-    ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
-    queries_.advance();
-  }
-
-  // The pages that lanes `first` on hold. The page after an odd end reads as -1 from its lane:
-  // absent, and not stored either.
-  __device__ __forceinline__ void produce_stage(int32_t lane_page, int32_t first) {
-    int32_t pages[Block::kWarpgroups];
-    int32_t count = 0;
-#pragma unroll
-    for (int i = 0; i < Block::kWarpgroups; ++i) {
-      pages[i] = __shfl_sync(~0u, lane_page, first + i);
-      if (present(pages[i])) ++count;
-    }
-    uint32_t const stage = keys_.stage;
-    ptx::mbarrier_wait(&shared_.key_empty[stage], keys_.phase ^ 1);
-    if (ptx::elect_one()) {
-#pragma unroll
-      for (int i = 0; i < Block::kWarpgroups; ++i) {
-        shared_.page_present[stage][i] = present(pages[i]);
-      }
-      ptx::mbarrier_arrive_expect_tx(&shared_.key_full[stage], count * kPageBytes);
-#pragma unroll
-      for (int i = 0; i < Block::kWarpgroups; ++i) {
-        if (present(pages[i])) load_page(stage, i, pages[i]);
-      }
-    }
-    keys_.advance();
-  }
-
-  __device__ __forceinline__ bool present(int32_t page) const {
-    return page >= 0 && page < args_.num_pages;
-  }
-
-  __device__ __forceinline__ void load_page(uint32_t stage, int place, int32_t page) {
-    uint64_t* full = &shared_.key_full[stage];
-    ptx::tma_load_3d(shared_.keys[stage] + place * kPageKeys * kHeadDim, &args_.key_map, full, 0, 0,
-                     page, page_policy_);
-    ptx::bulk_copy(shared_.scales[stage] + place * kPageKeys,
-                   args_.index_cache + page * args_.page_stride_bytes + kPageScalesOffset,
-                   kPageKeys * sizeof(float), full, page_policy_);
-  }
-
-  __device__ void finish() {
-    ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
-    if (lane_ == 0) shared_.pieces[queries_.stage].stages = 0;
-    if (Block::kWeightsStaged) {
-      ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
-    }
-    ptx::mbarrier_arrive(&shared_.piece_full[queries_.stage]);
-    ptx::launch_dependent_kernels();
-  }
-
-  PagedArgs const& args_;
-  PagedStorage<Tile>& shared_;
-  int const lane_;
-  int32_t first_pages_ = 0;  // of row tile `lane`
-  int32_t total_ = 0;        // pages of all row tiles
-  uint64_t page_policy_ = 0;
-  RingPosition<kQueryStages> queries_;
-  RingPosition<Block::kKeyStages> keys_;
-};
 
 // Warps take (row tile, 2048 columns) in turn; the math warpgroups store every column before the
 // end of the row tile's pages.
@@ -339,7 +119,9 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
         uniform_descriptor(k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     int32_t n = piece.scan_begin + lane_key;
     float* first_out = args.logits + (first_row + lane_query) * args.logits_row_stride + n;
-    int32_t const whole = uniform(max(whole_end - piece.scan_begin, 0) / Block::kStageKeys);
+    int32_t const step = Block::kStageKeys * (Tile::kOnly ? static_cast<int32_t>(gridDim.x) : 1);
+    int32_t const first_end = piece.scan_begin + Block::kStageKeys;
+    int32_t const whole = uniform(max(whole_end - first_end + step, 0) / step);
     ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
 
     // Scores the next page and hands the logits to `store(query)`.
@@ -352,8 +134,8 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
           lane, [&] { ptx::mbarrier_arrive(&shared.key_empty[keys.stage]); },
           [&](int query, float logit) { store(query, present ? logit : -INFINITY); });
       keys.advance();
-      n += Block::kStageKeys;
-      first_out += Block::kStageKeys;
+      n += step;
+      first_out += step;
     };
 
     // Stages that all rows see whole need no test per logit.
@@ -394,11 +176,11 @@ __device__ __forceinline__ void init_paged_barriers(PagedStorage<Tile>& shared) 
   ptx::fence_mbarrier_init();
 }
 
-template <int kHeads, int kRows>
-__global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads,
-                                  PagedBlock<PagedTile<kHeads, kRows>>::kPerSm)
+template <int kHeads, int kRows, bool kOnly>
+__global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows, kOnly>>::kThreads,
+                                  PagedBlock<PagedTile<kHeads, kRows, kOnly>>::kPerSm)
     sm90_paged_indexer_logits_kernel(__grid_constant__ PagedArgs const args) {
-  using Tile = PagedTile<kHeads, kRows>;
+  using Tile = PagedTile<kHeads, kRows, kOnly>;
   using Block = PagedBlock<Tile>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<PagedStorage<Tile>*>(shared_memory);
@@ -409,7 +191,14 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows>>::kThreads
   if (warp == Block::kProducerWarp) {
     producer.plan();
   } else if (warp == 0) {
-    if (lane == 0) init_paged_barriers(shared);
+    if (ptx::elect_one()) {
+      init_paged_barriers(shared);
+      // The queries of a call's only row tile come before all pages.
+      if constexpr (Tile::kOnly) {
+        ptx::wait_for_prior_kernels();
+        load_queries(args, shared, 0, 0, 0);
+      }
+    }
   } else if (warp < Block::kMathWarps) {
     constexpr int kPrefetchThreads = (Block::kMathWarps - 1) * 32;
     prefetch_block_tables(args, static_cast<int32_t>(blockIdx.x) * kPrefetchThreads +

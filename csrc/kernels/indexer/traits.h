@@ -33,9 +33,11 @@ static_assert(
     "The register split must fit what the launch allocates, or setmaxnreg never returns.");
 
 // The queries scored against a stage of keys: `Banks` accumulator banks of `BankQueries` queries.
-// A bank is one wgmma wide: its columns are (query, head) pairs, the head running fastest.
-template <int Heads, int BankQueries, int Banks>
+// A bank is one wgmma wide: its columns are (query, head) pairs, the head running fastest. `Only`:
+// a call has no other tile of rows.
+template <int Heads, int BankQueries, int Banks, bool Only = false>
 struct QueryTile {
+  static constexpr bool kOnly = Only;
   static constexpr int kHeads = Heads;
   static constexpr int kBankQueries = BankQueries;
   static constexpr int kBanks = Banks;
@@ -60,8 +62,8 @@ using RaggedTile =
     QueryTile<Heads, kRaggedColumns / Heads / ragged_banks(Heads), ragged_banks(Heads)>;
 
 // Paged decode scores 1, 2 or 4 rows of a request.
-template <int Heads, int Rows>
-using PagedTile = QueryTile<Heads, Rows, 1>;
+template <int Heads, int Rows, bool Only = false>
+using PagedTile = QueryTile<Heads, Rows, 1, Only>;
 
 // A paged block of up to 128 columns has one math warpgroup, which scores a page at a time, and
 // several blocks share a multiprocessor; one of 256 columns has two.

@@ -12,6 +12,7 @@
 #include "kernels/topk/launcher.h"
 #include "kernels/topk/listed/launcher.h"
 #include "kernels/topk/listed/plan.h"
+#include "kernels/topk/owned/launcher.h"
 #include "kernels/topk/row_lengths.h"
 
 namespace dsa_ops {
@@ -215,6 +216,8 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
   bool const listed = scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
                                                   std::min(num_rows, max_rows), scoring.next_n,
                                                   columns, p.selection.top_k, device.num_sms);
+  bool const owned = scoring.num_sms == 0 &&
+                     topk_sm90::owned::owns_rows(num_rows, scoring.next_n, columns, device.num_sms);
   return for_each_chunk(num_rows, scoring.next_n, max_rows, [&](Chunk const& chunk) {
     PagedIndexerLogitsParams score = scoring;
     score.q = static_cast<uint8_t const*>(scoring.q) + chunk.request * scoring.q_batch_stride +
@@ -238,6 +241,7 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
     select.row_to_request = nullptr;
     select.pdl = true;
     select_requests(&select, chunk);
+    if (owned) return topk_sm90::owned::owned_topk(score, select, stream, kOp);
     if (listed) {
       return topk_sm90::listed::listed_topk(score, select, lists, stream, kOp);
     }

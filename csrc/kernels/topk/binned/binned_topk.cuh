@@ -12,13 +12,11 @@
 
 #include "device/ptx/grid.cuh"
 #include "kernels/topk/binned/bin_map.cuh"
-#include "kernels/topk/binned/select_inside.cuh"
 #include "kernels/topk/binned/traits.h"
+#include "kernels/topk/binned/write_best.cuh"
 #include "kernels/topk/held_packets.cuh"
-#include "kernels/topk/keys.cuh"
 #include "kernels/topk/packet.cuh"
 #include "kernels/topk/row_range.cuh"
-#include "kernels/topk/tile_ranks.cuh"
 
 namespace dsa_ops::topk_sm90::binned {
 
@@ -31,65 +29,11 @@ __device__ __forceinline__ float sample_of_lane(Element const* row, int span) {
   return Packet<kType>::logit(row[part * lane + __umulhi((lane + 1) * 0x9E3779B1u, part)]);
 }
 
-// Bits of the row's winners. Barriers: the counts; the place; the listed keys, or those of
-// select_any.
-template <class Ranks, class Packets>
-__device__ __forceinline__ uint32_t select_by_bins(SharedStorage& shared, BinMap const& bin_of,
-                                                   Packets const& packets,
-                                                   float const (&values)[kThreadKeys], int length,
-                                                   uint32_t top_k) {
-  uint32_t bins[kThreadKeys];
-#pragma unroll
-  for (int i = 0; i < kThreadKeys; ++i) {
-    bins[i] = bin_of(values[i]);
-    atomicAdd(&shared.bins[bins[i] - BinMap::kFirstBin], 1u);
-  }
-  __syncthreads();
-  // The first bin holds what is not of the row, too.
-  Place const place = find_bin(shared, top_k);
-  bool const settled = place.inside == place.rank && place.bin != 0;
-  uint32_t const bin = BinMap::kFirstBin + place.bin;
-  uint32_t const surely = settled ? bin : bin + 1;
-  uint32_t mask = 0;
-  uint32_t inside = 0;  // keys in the bin
-#pragma unroll
-  for (int i = 0; i < kThreadKeys; ++i) {
-    mask |= bins[i] >= surely ? 1u << i : 0;
-    inside |= bins[i] == bin ? 1u << i : 0;
-  }
-  if (!settled && place.inside <= kListedKeys && place.bin != 0) {
-    uint32_t const own = __popc(inside);
-    uint32_t const first = own == 0 ? 0 : atomicAdd(&shared.num_listed, own);
-    // Few threads have one, and hardly any has more.
-#pragma unroll 1
-    for (Listed* next = &shared.listed[first]; inside != 0; inside &= inside - 1) {
-      int const bit = __ffs(inside) - 1;
-      float value = values[0];
-#pragma unroll
-      for (int i = 1; i < kThreadKeys; ++i) value = i == bit ? values[i] : value;
-      *next++ = Listed{key_of(value), packets.index(bit)};
-    }
-    __syncthreads();
-    rank_listed(shared, place, first, own, [&](int index) { mask |= packets.bit(index); });
-  } else if (!settled) {
-    uint32_t keys[kThreadKeys];
-#pragma unroll
-    for (int i = 0; i < kThreadKeys; ++i) {
-      bool const inside = bins[i] == bin && packets.holds(i, length);
-      keys[i] = inside ? key_of(values[i]) : kNoKey;
-    }
-    mask |= select_any<Ranks>(shared, keys, place.rank);
-  }
-  return mask;
-}
-
 template <LogitsType kType>
 __global__ void __launch_bounds__(kThreads)
     binned_topk_kernel(__grid_constant__ KernelArgs const args) {
   using Packets = HeldPackets<kType, kThreadKeys>;
   using Element = typename Packets::Element;
-  constexpr int kLogits = Packet<kType>::kLogits;
-  using Ranks = TileRanks<kLogits, kThreadKeys / kLogits>;
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
@@ -121,18 +65,7 @@ __global__ void __launch_bounds__(kThreads)
 
   BinMap const bin_of(sample, args.top_k, range.length);
   packets.drop_beyond(values, range.length);
-  uint32_t mask = 0;
-  if (!bin_of.is_crowded()) {
-    mask = select_by_bins<Ranks>(shared, bin_of, packets, values, range.length, args.top_k);
-  } else if (!select_crowd<Ranks>(shared, values, bin_of.crowd(), args.top_k, mask)) {
-    uint32_t keys[kThreadKeys];
-    packets.make_keys(keys, values, range.length);
-    __syncthreads();
-    mask = select_any<Ranks>(shared, keys, args.top_k);
-  }
-  write_winners<Ranks, kThreads>(
-      shared, mask, packets.warp_first(), SlotMap(args, opaque(blockIdx.x)),
-      args.indices + int64_t{opaque(blockIdx.x)} * args.indices_row_stride);
+  write_best<kType, false>(args, shared, bin_of, packets, values, range.length);
 }
 
 }  // namespace dsa_ops::topk_sm90::binned
