@@ -60,6 +60,15 @@ def ties_at_the_boundary(n: int) -> Tensor:
     return row
 
 
+def crowd(n: int, above: int, value: float = 0.0) -> Tensor:
+    """One value but for some logits above it and as many below."""
+    row = torch.full((n,), value)
+    others = torch.randperm(n)[: 2 * above]
+    row[others] += torch.rand(len(others)) + 0.5
+    row[others[above:]] -= 2
+    return row
+
+
 ROWS: dict[str, Callable[[int], Tensor]] = {
     "normal": torch.randn,
     "all equal": torch.ones,
@@ -78,6 +87,9 @@ ROWS: dict[str, Callable[[int], Tensor]] = {
     "one bin": lambda n: 100 + torch.rand(n) * 1e-3,
     "ties at the boundary": ties_at_the_boundary,
     "sample-adversarial": every_31st_large,
+    "a crowd": lambda n: crowd(n, n // 50, -3.0),
+    "as many as k above a crowd": lambda n: crowd(n, 2048),
+    "one fewer than k above a crowd": lambda n: crowd(n, 2047, 7.0),
     "like a model's": lambda n: data.scores(torch.device(DEVICE), 1, n, "model_like", 0)[0],
 }
 

@@ -108,7 +108,7 @@ class PagedProducer {
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
       int32_t const row_pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
       int32_t const pages = Order(row_pages).count();
-      int32_t const sum = ptx::warp_inclusive_sum(pages, lane_);
+      int32_t const sum = ptx::warp_inclusive_sum(pages);
       int32_t const tile_begin = before + sum - pages;
       int32_t const page_begin = max(begin - tile_begin, 0);
       int32_t const page_end = min(end - tile_begin, pages);

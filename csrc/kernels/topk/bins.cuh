@@ -16,14 +16,16 @@ __device__ __forceinline__ void clear_bins(BinStorage& shared) {
   }
 }
 
-// By all threads, of which kSearchThreads search: where the low_rank-th and the high_rank-th best
-// value lie, high_rank <= low_rank. A rank that is 0 or above the number of values leaves its place
-// as it is. One barrier; a named one of the searching warps would do, but racecheck loses track of
-// the block's barriers behind one of those.
+// By all threads: where the low_rank-th and the high_rank-th best value lie, high_rank <= low_rank.
+// A rank that is 0 or above the number of values leaves its place as it is. One barrier; a named
+// one of the searching warps would do, but racecheck loses track of the block's barriers behind one
+// of those.
+template <int kThreads>
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {
-  constexpr int kBinsPerThread = kBins / kSearchThreads;
-  bool const searches = threadIdx.x < kSearchThreads;
+  constexpr int kSearchers = kThreads < kMaxSearchers ? kThreads : kMaxSearchers;
+  constexpr int kBinsPerThread = kBins / kSearchers;
+  bool const searches = threadIdx.x < kSearchers;
   int const lane = threadIdx.x % 32;
   int const warp = threadIdx.x / 32;
   int const first = kBins - kBinsPerThread - kBinsPerThread * threadIdx.x;
@@ -35,30 +37,27 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
       uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
       sum += quad.x + quad.y + quad.z + quad.w;
     }
-    inclusive = ptx::warp_inclusive_sum(sum, lane);
+    inclusive = ptx::warp_inclusive_sum(sum);
     if (lane == 31) shared.warp_sums[warp] = inclusive;
   }
   __syncthreads();
   if (!searches) return;
-  uint32_t above = inclusive - sum;
-#pragma unroll
-  for (int other = 0; other < kSearchWarps - 1; ++other) {
-    above += other < warp ? shared.warp_sums[other] : 0;
-  }
-  if (above + sum < high_rank || above >= low_rank) return;
-#pragma unroll 4
-  for (int i = kBinsPerThread - 1; i >= 0; --i) {
-    uint32_t const bin = first + i;
-    uint32_t const count = shared.bins[bin];
-    uint32_t const reached = above + count;
-    if (above < high_rank && high_rank <= reached) {
-      shared.high = Place{bin, high_rank - above, count};
+  uint32_t const above =
+      inclusive - sum + __reduce_add_sync(kAllLanes, lane < warp ? shared.warp_sums[lane] : 0);
+  auto const place = [&](Place& place, uint32_t rank) {
+    if (above >= rank || above + sum < rank) return;
+    uint32_t before = above;
+    Place found{};
+#pragma unroll 2
+    for (int i = kBinsPerThread - 1; i >= 0; --i) {  // the last that begins below the rank
+      uint32_t const count = shared.bins[first + i];
+      if (before < rank) found = Place{static_cast<uint32_t>(first + i), before, count};
+      before += count;
     }
-    if (above < low_rank && low_rank <= reached) {
-      shared.low = Place{bin, low_rank - above, count};
-    }
-    above = reached;
-  }
+    place = Place{found.bin, rank - found.rank, found.inside};
+  };
+  place(shared.high, high_rank);
+  place(shared.low, low_rank);
 }
 
 // Values low ... low + 2^shift - 1 and the rank, among them, of the one sought.
@@ -86,7 +85,7 @@ __device__ __forceinline__ Bin narrow(BinStorage& shared, Bin bin, uint32_t high
       if (offset <= width) atomicAdd(&shared.bins[offset >> shift], 1u);
     });
     __syncthreads();
-    find_places(shared, bin.rank, high_rank);
+    find_places<kThreads>(shared, bin.rank, high_rank);
     __syncthreads();
     high_rank = 0;
     Place const place = shared.low;

@@ -32,7 +32,7 @@ struct BlockSums {
     uint32_t inclusive[kWords];
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      inclusive[i] = ptx::warp_inclusive_sum(values[i], lane);
+      inclusive[i] = ptx::warp_inclusive_sum(values[i]);
       if (lane == 31) warp_sums[i][warp] = inclusive[i];
     }
     __syncthreads();

@@ -47,16 +47,26 @@ __device__ __forceinline__ void visit_held(uint32_t count, Visit const& visit) {
   }
 }
 
-// keys[i] becomes that of candidate threadIdx.x + i * kThreads, or kNoKey past the last.
+// The first of the candidates of a thread, which are kThreads apart. Lanes' lie 33 apart: those of
+// a list in order, such as ties, would otherwise set bits of one word of the bitmap.
+template <int kThreads>
+__device__ __forceinline__ uint32_t first_held() {
+  return opaque(threadIdx.x) * 33 % kThreads;
+}
+
+// keys[i] becomes that of candidate first + i * kThreads, or kNoKey past the last.
 template <int kThreads, int kKeys>
 __device__ __forceinline__ void load_keys(uint32_t (&keys)[kKeys], Candidate const* list,
-                                          uint32_t count) {
-  uint32_t const first = opaque(threadIdx.x);
+                                          uint32_t count, uint32_t first) {
 #pragma unroll
   for (uint32_t& key : keys) key = kNoKey;
-  visit_held<kThreads, kKeys, 1>(count, [&](int i) {
+  visit_held<kThreads, kKeys, 2>(count, [&](int i) {
     uint32_t const index = first + i * kThreads;
-    if (index < count) keys[i] = key_of(__uint_as_float(list[index].bits));
+    uint32_t const pair[2] = {list[index].bits, list[index + kThreads].bits};  // none past the list
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      keys[i + j] = index + j * kThreads < count ? key_of(__uint_as_float(pair[j])) : kNoKey;
+    }
   });
 }
 
@@ -71,11 +81,11 @@ struct WinnerRule {
   }
 };
 
-// keys[i] is that of candidate threadIdx.x + i * kThreads. By all threads of the block; barriers
-// only if ties have to be told apart.
+// keys[i] is that of own[i * kThreads]. By all threads of the block; barriers only if ties have to
+// be told apart.
 template <int kThreads, int kKeys, class WarpSums>
 __device__ __forceinline__ WinnerRule winner_rule(BinStorage& bins, WarpSums& warp_sums,
-                                                  Candidate const* list,
+                                                  Candidate const* own,
                                                   uint32_t const (&keys)[kKeys],
                                                   Verdict const& verdict, int slice_count) {
   WinnerRule rule{verdict.threshold, verdict.threshold, 0};
@@ -83,7 +93,6 @@ __device__ __forceinline__ WinnerRule winner_rule(BinStorage& bins, WarpSums& wa
   rule.first_greater = verdict.threshold + 1;
   uint32_t const winning = verdict.ties - min(verdict.ties, verdict.equal_before);
   if (winning == 0) return rule;
-  Candidate const* const own = list + opaque(threadIdx.x);
   auto const visit = [&](auto const& visit_position) {
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
@@ -129,14 +138,16 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
 #pragma unroll 1
   for (uint32_t first_word = 0; first_word < slice_words; first_word += window_words, ++window) {
     uint32_t const num_words = min(slice_words - first_word, window_words);
-    Candidate const* const own = list + opaque(threadIdx.x);
+    Candidate const* const own = list + first_held<kThreads>();
     if (window > 0) __syncthreads();
-    visit_held<kThreads, kKeys, 1>(count, [&](int i) {
-      if (keys[i] < wins.threshold) return;
-      uint32_t const position = own[i * kThreads].position;
-      uint32_t const word = position / 32 - first_word;
-      if (word < num_words && wins(keys[i], position)) {
-        atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
+    visit_held<kThreads, kKeys, 2>(count, [&](int i) {
+      uint32_t const pair[2] = {own[i * kThreads].position, own[(i + 1) * kThreads].position};
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        uint32_t const word = pair[j] / 32 - first_word;
+        if (word < num_words && wins(keys[i + j], pair[j])) {
+          atomicOr(&bitmap[bitmap_place(word)], 1u << pair[j] % 32);
+        }
       }
     });
     __syncthreads();

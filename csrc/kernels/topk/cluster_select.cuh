@@ -195,18 +195,18 @@ class ClusterSelect {
           sum.y += peer < block_rank() ? count : 0;
         }
       }
-      above.x = ptx::warp_inclusive_sum(sum.x, lane);
-      if constexpr (kClusterSize > 1) above.y = ptx::warp_inclusive_sum(sum.y, lane);
+      if constexpr (kClusterSize == 1) {
+        above.x = ptx::warp_inclusive_sum(sum.x);
+      } else {
+        above = ptx::warp_inclusive_sum(sum);
+      }
       if (lane == 31) shared_.warp_sums[warp] = above;
     }
     __syncthreads();
     if (!searches) return;
-#pragma unroll
-    for (int other = 0; other < kSearchWarps - 1; ++other) {
-      uint2 const sums = shared_.warp_sums[other];
-      above.x += other < warp ? sums.x : 0;
-      above.y += other < warp ? sums.y : 0;
-    }
+    uint2 const lower = lane < warp ? shared_.warp_sums[lane] : make_uint2(0, 0);
+    above.x += __reduce_add_sync(kAllLanes, lower.x);
+    if constexpr (kClusterSize > 1) above.y += __reduce_add_sync(kAllLanes, lower.y);
     uint32_t const counted = above.x;
     above.x -= sum.x;
     above.y -= sum.y;

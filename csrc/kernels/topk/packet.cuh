@@ -61,6 +61,30 @@ __device__ __forceinline__ uint4 load_packet(void const* address) {
   return value;
 }
 
+// A quad of neighbours, if asked for: no branch, behind which other loads would be issued first.
+__device__ __forceinline__ void load_quad_if(bool wanted, uint4 const* address, uint4& value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %5, 0;\n"
+      "@wanted ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w)
+      : "l"(address), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+__device__ __forceinline__ void load_quad_if(bool wanted, uint2 const* address, uint2& value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred wanted;\n"
+      "setp.ne.u32 wanted, %3, 0;\n"
+      "@wanted ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n"
+      "}"
+      : "+r"(value.x), "+r"(value.y)
+      : "l"(address), "r"(static_cast<uint32_t>(wanted))
+      : "memory");
+}
+
 // No candidate: a logit that no gate lets pass.
 __device__ __forceinline__ float no_logit() { return __uint_as_float(0x7FFFFFFFu); }
 

@@ -52,8 +52,7 @@ Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t n
       {Selector::kResident, num_sms / 18, 131072, resident::kClusterSize, resident::kThreads,
        resident::kThreadKeys},
       // 16 x 128K: 13.3 and 14.0 with 8 and 4 blocks. 30 clusters of 8 fit at once: 30 x 64K 12.9
-      // with
-      // 8 blocks and 14.4 with 2.
+      // with 8 blocks and 14.4 with 2.
       {Selector::kGated, num_sms * 2 / 9, 262144, 8, kGatedThreads, 0},
       // 1 x 1M: 17.8 with 16 blocks; 16 x 1M: 38.1 with 8.
       {Selector::kGated, num_sms / 18, kAny, 16, kGatedThreads, 0},

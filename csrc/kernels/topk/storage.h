@@ -8,7 +8,9 @@ namespace dsa_ops::topk_sm90 {
 
 inline constexpr int kBinsLog2 = 11;
 inline constexpr int kBins = 1 << kBinsLog2;
-// Eight warps search the bins.
+// Threads that search the bins, at most.
+inline constexpr int kMaxSearchers = 512;
+// Eight warps search those of a round.
 inline constexpr int kSearchThreads = 256;
 inline constexpr int kSearchWarps = kSearchThreads / 32;
 
@@ -20,7 +22,7 @@ struct Place {
 
 struct alignas(16) BinStorage {
   uint32_t bins[kBins];
-  uint32_t warp_sums[kSearchWarps];
+  uint32_t warp_sums[kMaxSearchers / 32];
   Place low;
   Place high;
 };

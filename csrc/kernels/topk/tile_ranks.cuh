@@ -3,8 +3,10 @@
 #pragma once
 #include <cstdint>
 
+#include "device/ptx/mbarrier.cuh"
 #include "device/ptx/warp.cuh"
 #include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/candidates.h"
 #include "kernels/topk/cluster_select.cuh"
 #include "kernels/topk/row_range.cuh"
 
@@ -27,7 +29,7 @@ struct TileRanks {
     uint32_t own = 0;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) own += __popc(mask >> i * kLogits & kTileMask) << i * kField;
-    uint32_t const inclusive = ptx::warp_inclusive_sum(own, static_cast<int>(threadIdx.x % 32));
+    uint32_t const inclusive = ptx::warp_inclusive_sum(own);
     before = inclusive - own;
     sums = __shfl_sync(kAllLanes, inclusive, 31);
   }
@@ -37,22 +39,71 @@ struct TileRanks {
     for (int i = 0; i < kTiles; ++i) total += sums >> i * kField & kFieldMask;
     return total;
   }
-  // Calls take(bit, rank) for the set bits of the mask.
-  template <class Take>
-  __device__ __forceinline__ void visit(uint32_t mask, Take const& take) const {
+  // Calls take_tile(tile, rank) for every tile: the rank of the first of its bits in this lane.
+  template <class TakeTile>
+  __device__ __forceinline__ void visit_tiles(TakeTile const& take_tile) const {
     uint32_t tile_first = 0;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      uint32_t rank = tile_first + (before >> tile * kField & kFieldMask);
+      take_tile(tile, tile_first + (before >> tile * kField & kFieldMask));
       tile_first += sums >> tile * kField & kFieldMask;
+    }
+  }
+  // Calls take(bit, rank) for the set bits of the mask.
+  template <class Take>
+  __device__ __forceinline__ void visit(uint32_t mask, Take const& take) const {
+    visit_tiles([&](int tile, uint32_t rank) {
 #pragma unroll
       for (int i = 0; i < kLogits; ++i) {
         int const bit = tile * kLogits + i;
         if (mask >> bit & 1) take(bit, rank++);
       }
-    }
+    });
   }
 };
+
+// Where a key of a lane's packets lies in its warp's.
+template <class Ranks>
+__device__ __forceinline__ uint32_t warp_place(int bit) {
+  constexpr int kLogits = Ranks::kTileLogits;
+  return (bit / kLogits * 32 + threadIdx.x % 32) * kLogits + bit % kLogits;
+}
+
+// If `taken` has any of `bits`, stores to a shared address, which moves on. In PTX, as the compiler
+// would make a branch of each.
+__device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t& address,
+                                         uint16_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred taken;\n"
+      ".reg .b32 own;\n"
+      "and.b32 own, %1, %2;\n"
+      "setp.ne.u32 taken, own, 0;\n"
+      "@taken st.shared.u16 [%0], %3;\n"
+      "@taken add.u32 %0, %0, 2;\n"
+      "}"
+      : "+r"(address)
+      : "r"(taken), "r"(bits), "h"(value)
+      : "memory");
+}
+
+// Two stores, as one would put every pair into neighbouring registers, from the row's loads on.
+__device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t& address,
+                                         Candidate const& value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred taken;\n"
+      ".reg .b32 own;\n"
+      "and.b32 own, %1, %2;\n"
+      "setp.ne.u32 taken, own, 0;\n"
+      "@taken st.shared.b32 [%0], %3;\n"
+      "@taken st.shared.b32 [%0 + 4], %4;\n"
+      "@taken add.u32 %0, %0, 8;\n"
+      "}"
+      : "+r"(address)
+      : "r"(taken), "r"(bits), "r"(value.bits), "r"(value.position)
+      : "memory");
+}
 
 // The sum of the lower warps' values. One barrier.
 template <int kThreads>
@@ -94,11 +145,18 @@ __device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, in
                                               SlotMap const& slot, int32_t* indices) {
   constexpr int kLogits = Ranks::kTileLogits;
   int const lane = threadIdx.x % 32;
-  uint16_t* const winners = shared.winners[threadIdx.x / 32];
+  uint16_t const* const winners = shared.winners[threadIdx.x / 32];
+  uint32_t const first = ptx::shared_address(winners);
   Ranks const ranks(mask);
-  ranks.visit(mask, [&](int bit, uint32_t rank) {
-    winners[rank] = (bit / kLogits * 32 + lane) * kLogits + bit % kLogits;
+  ranks.visit_tiles([&](int tile, uint32_t rank) {
+    uint32_t address = first + 2 * rank;
+#pragma unroll
+    for (int i = 0; i < kLogits; ++i) {
+      int const bit = tile * kLogits + i;
+      store_if(mask, 1u << bit, address, static_cast<uint16_t>(warp_place<Ranks>(bit)));
+    }
   });
+  __syncwarp();
   uint32_t const count = ranks.total();
   indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], count);
 #pragma unroll 4

@@ -5,6 +5,7 @@
 #include "device/ptx/warp.cuh"
 #include "kernels/topk/binned/traits.h"
 #include "kernels/topk/block_scan.cuh"
+#include "kernels/topk/tile_ranks.cuh"
 
 namespace dsa_ops::topk_sm90::binned {
 
@@ -41,6 +42,10 @@ class BinMap {
     float high = __shfl_sync(kAllLanes, sorted, max(high_rank, 0));
     float const beyond =
         0.5f * (__shfl_sync(kAllLanes, sorted, 0) - __shfl_sync(kAllLanes, sorted, 31));
+    int const middle = static_cast<int>(expected);
+    crowd_ = low_rank >= middle + 4 && low_rank < 32 &&
+             low == __shfl_sync(kAllLanes, sorted, min(middle, 31));
+    crowd_value_ = low;
     if (low_rank > 31) low -= beyond;
     if (high_rank < 0) high += beyond;
     // A width of nothing: all these samples are equal, which then have a bin of their own.
@@ -55,33 +60,38 @@ class BinMap {
   }
   static constexpr uint32_t kFirstBin = 0x4B000000u;
 
+  // Many samples around the k-th best are one value, as ReLU zeros would be.
+  __device__ __forceinline__ bool is_crowded() const { return crowd_; }
+  __device__ __forceinline__ float crowd() const { return crowd_value_; }
+
  private:
   float scale_;
   float offset_;
+  float crowd_value_;
+  bool crowd_;
 };
 
-// By one warp: the bin of the rank-th best of the counted values, of which there are as many.
-__device__ __forceinline__ Place find_bin(uint32_t const* bins, uint32_t rank) {
-  constexpr int kLaneBins = kValueBins / 32;
-  constexpr int kLaneQuads = kLaneBins / 4;
+// The bin of the rank-th best of the counted values, of which there are as many. By all threads,
+// two bins each. Barriers: the warps' sums; the place.
+__device__ __forceinline__ Place find_bin(SharedStorage& shared, uint32_t rank) {
+  static_assert(kValueBins == 2 * kThreads);
+  int const low = kValueBins - 2 - 2 * static_cast<int>(threadIdx.x);
+  uint2 const pair = *reinterpret_cast<uint2 const*>(&shared.bins[low]);
+  uint32_t const sum = pair.x + pair.y;
+  uint32_t const inclusive = ptx::warp_inclusive_sum(sum);
   int const lane = threadIdx.x % 32;
-  uint4 const* const own = reinterpret_cast<uint4 const*>(bins) + (31 - lane) * kLaneQuads;
-  uint32_t sum = 0;
-#pragma unroll
-  for (int i = 0; i < kLaneQuads; ++i) {
-    uint4 const quad = own[(i + lane) % kLaneQuads];  // spreads the lanes over the banks
-    sum += quad.x + quad.y + quad.z + quad.w;
+  int const warp = threadIdx.x / 32;
+  if (lane == 31) shared.warp_values[0][warp] = inclusive;
+  __syncthreads();
+  uint32_t const above =
+      inclusive - sum + __reduce_add_sync(kAllLanes, lane < warp ? shared.warp_values[0][lane] : 0);
+  if (above < rank && rank <= above + sum) {
+    bool const upper = rank <= above + pair.y;
+    shared.place = upper ? Place{static_cast<uint32_t>(low + 1), rank - above, pair.y}
+                         : Place{static_cast<uint32_t>(low), rank - above - pair.y, pair.x};
   }
-  uint32_t const reached = ptx::warp_inclusive_sum(sum, lane);
-  int const owner = __ffs(__ballot_sync(kAllLanes, reached >= rank)) - 1;
-  uint32_t const above = __shfl_sync(kAllLanes, reached - sum, owner);
-  int const best = (32 - owner) * kLaneBins - 1;
-  uint32_t const count = bins[best - lane];
-  uint32_t const counted = above + ptx::warp_inclusive_sum(count, lane);
-  int const step = __ffs(__ballot_sync(kAllLanes, counted >= rank)) - 1;
-  uint32_t const before = __shfl_sync(kAllLanes, counted - count, step);
-  return Place{static_cast<uint32_t>(best - step), rank - before,
-               __shfl_sync(kAllLanes, count, step)};
+  __syncthreads();
+  return shared.place;
 }
 
 }  // namespace dsa_ops::topk_sm90::binned

@@ -65,19 +65,7 @@ __global__ void __launch_bounds__(kThreads)
 
   BinMap const bin_of(sample, args.top_k, range.length);
   packets.drop_beyond(values, range.length);
-  uint32_t bins[kThreadKeys];
-#pragma unroll
-  for (int i = 0; i < kThreadKeys; ++i) {
-    bins[i] = bin_of(values[i]);
-    atomicAdd(&shared.bins[bins[i] - BinMap::kFirstBin], 1u);
-  }
-  __syncthreads();
-  if (threadIdx.x < 32) {
-    Place const found = find_bin(shared.bins, args.top_k);
-    if (threadIdx.x == 0) shared.place = found;
-  }
-  __syncthreads();
-  write_best(args, shared, packets, values, bins, range.length);
+  write_best<kType, false>(args, shared, bin_of, packets, values, range.length);
 }
 
 }  // namespace dsa_ops::topk_sm90::binned

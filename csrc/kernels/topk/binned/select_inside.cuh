@@ -28,6 +28,40 @@ __device__ __forceinline__ void rank_listed(SharedStorage const& shared, Place c
   }
 }
 
+// True if the top_k-th best logit is `crowd`: sets the bits of those above it and of its first. One
+// barrier.
+template <class Ranks>
+__device__ __forceinline__ bool select_crowd(SharedStorage& shared,
+                                             float const (&logits)[kThreadKeys], float crowd,
+                                             uint32_t top_k, uint32_t& mask) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  uint32_t greater = 0;
+  uint32_t equal = 0;
+#pragma unroll
+  for (int i = 0; i < kThreadKeys; ++i) {
+    greater |= logits[i] > crowd ? 1u << i : 0;
+    equal |= logits[i] == crowd ? 1u << i : 0;
+  }
+  Ranks const ranks(equal);
+  uint32_t const warp_greater = __reduce_add_sync(kAllLanes, __popc(greater));
+  if (lane == 0) {
+    shared.lowest[warp] = warp_greater;
+    shared.highest[warp] = ranks.total();
+  }
+  __syncthreads();
+  uint32_t const above = __reduce_add_sync(kAllLanes, lane < kWarps ? shared.lowest[lane] : 0);
+  uint32_t const own = lane < kWarps ? shared.highest[lane] : 0;
+  uint32_t const ties = __reduce_add_sync(kAllLanes, own);
+  uint32_t const ties_before = __reduce_add_sync(kAllLanes, lane < warp ? own : 0);
+  if (above >= top_k || above + ties < top_k) return false;
+  mask = greater;
+  ranks.visit(equal, [&](int bit, uint32_t rank) {
+    if (above + ties_before + rank < top_k) mask |= 1u << bit;
+  });
+  return true;
+}
+
 // Bits of the `rank` best keys of the block, of any number; kNoKey is none. Barriers: the extreme
 // keys; those of the selection and of the ties.
 template <class Ranks>

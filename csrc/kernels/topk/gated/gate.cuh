@@ -134,13 +134,13 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
   uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 4.0f);
   SampleBins const bin_of(best_sample(warp_words, sample));
   samples_here();
-  Gate const lowest{kWorstKey + 1, kBestKey, true};
+  Gate const lowest{kWorstKey + 1, kBestKey, true, false};
   // Nearly all samples: no other gate would be of use.
   if (rank > kSamples / 4 * 3) return lowest;
   sample.visit([&](uint32_t key) { atomicAdd(&shared.bins[bin_of(key)], 1u); });
   __syncthreads();
   uint32_t const high_rank = static_cast<uint32_t>(fmaxf(expected - 3.0f * deviation - 2.0f, 1.0f));
-  find_places(shared, rank, high_rank);
+  find_places<kThreads>(shared, rank, high_rank);
   __syncthreads();
   Place const place = shared.low;
   uint32_t const high = bin_of.high(shared.high.bin);
@@ -160,7 +160,11 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
   // No NaN passes any gate: they and -inf, one key, are told apart from the rest by a gate above.
   if (bin.low <= kWorstKey) return lowest;
   bool const above_tie = !enough(bin);
-  return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie};
+  // Samples above the tie, against somewhat more than the row's best k have, which the rank tells.
+  float const root = sqrtf(static_cast<float>(rank) + 5.0f) - 3.0f;
+  bool const likely_tied =
+      above_tie && static_cast<float>(rank - bin.rank) < root * root + 0.5f * root;
+  return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie, likely_tied};
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

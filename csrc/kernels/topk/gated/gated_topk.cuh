@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   }
   uint32_t keys[kKeys];
   uint32_t const count = settle<kType>(args, shared, list, selector, keys);
-  write_winners<kType, kClusterSize, kThreads>(args, shared, list, count, keys, selector.verdict());
+  write_winners<kClusterSize, kThreads>(args, shared, list, count, keys, selector.verdict());
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

@@ -48,8 +48,14 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
-  if (threadIdx.x == 0) shared.num_candidates = 0;
+  if (threadIdx.x == 0) {
+    shared.num_candidates = 0;
+    shared.first_tie = kBeyondCapacity;
+    shared.slice_begin = own.slice_begin;
+    shared.slice_count = own.slice.count;
+  }
   Stream<kType, kThreads, packets_in_flight(kType, kClusterSize)> stream;
+  selector.wait_for_cluster();
   Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
                               [&] { stream.begin(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
@@ -59,25 +65,48 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
   __syncthreads();
 }
 
+// Lists, behind `count` candidates, the slice's first `wanted` keys equal to the tie beneath the
+// gate; returns how many candidates there are then.
+template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
+__device__ __forceinline__ uint32_t add_ties(KernelArgs const& args, Storage& shared,
+                                             Candidate* list, uint32_t count, uint32_t wanted) {
+  Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
+  if (threadIdx.x == 0) shared.first_tie = count;
+  count += list_ties<kThreads>(shared, list, count, own.slice, shared.gate.key - 1, wanted);
+  __syncthreads();
+  return count;
+}
+
 // Selects among what is listed, whose number it returns; `keys` are then those of the lists. If too
-// few pass the gate, the tie beneath it may fill up the lists; if that does not do, and where more
-// pass than a list takes, a block lists the best of its slice.
+// few pass the gate, the tie beneath it may fill up the lists, ahead of the selection where the
+// sample tells that it will have to; if that does not do, and where more pass than a list takes, a
+// block lists the best of its slice.
 template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
 __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shared, Candidate* list,
                                            ClusterSelect<kClusterSize, kThreads>& selector,
                                            uint32_t (&keys)[kKeys]) {
+  uint32_t const capacity = args.capacity;
   uint32_t const low = shared.gate.key;
   Interval interval{low, ~low, round_shift(shared.gate.high - low)};
   uint32_t count = shared.num_candidates;
-  selector.wait_for_cluster();
+  bool above_tie = shared.gate.above_tie;
+  if (shared.gate.likely_tied) {  // the same in all blocks of the row
+    uint32_t const wanted = args.top_k - min(count, static_cast<uint32_t>(args.top_k));
+    if (count <= capacity) {
+      count = add_ties<kType, kClusterSize, kThreads>(args, shared, list, count, wanted);
+    }
+    above_tie = false;
+    interval = Interval{low - 1, ~(low - 1), 0};
+  }
 #pragma unroll 1
   while (true) {
-    if (count > static_cast<uint32_t>(args.capacity)) {
+    if (count > capacity) {
       Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
       count = list_best<kThreads>(shared, list, own.slice, args.top_k);
+      if (threadIdx.x == 0) shared.first_tie = kBeyondCapacity;
       __syncthreads();
     }
-    load_keys<kThreads>(keys, list, count);
+    load_keys<kThreads>(keys, list, count, first_held<kThreads>());
     auto const visit = [&](auto const& take) {
       visit_held<kThreads, kKeys, 2>(count, [&](int i) {
         uint32_t const pair[2] = {keys[i], keys[i + 1]};
@@ -86,38 +115,44 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
     };
     if (selector.select_visited(visit, interval)) return count;
     count = kBeyondCapacity;
-    if (shared.gate.above_tie) {
-      Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
-      uint32_t const tie = shared.gate.key - 1;
-      count = shared.num_candidates;
-      count += list_ties<kThreads>(shared, list, count, own.slice, tie, selector.remaining());
-      __syncthreads();
-      if (threadIdx.x == 0) shared.gate.above_tie = false;
-      interval = Interval{tie, 0, 0};
+    if (above_tie) {
+      above_tie = false;
+      count = add_ties<kType, kClusterSize, kThreads>(args, shared, list, shared.num_candidates,
+                                                      selector.remaining());
+      interval = Interval{low - 1, 0, 0};
     }
   }
 }
 
 // Writes the block's winners among `count` candidates to its part of the row's indices.
-template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
+template <int kClusterSize, int kThreads, int kKeys, class Storage>
 __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& shared,
                                               Candidate* list, uint32_t count,
                                               uint32_t const (&keys)[kKeys],
                                               Verdict const& verdict) {
-  Assignment<kType> const own(args, opaque(blockIdx.x), kClusterSize);
+  int32_t const row = opaque(blockIdx.x) / kClusterSize;
+  int32_t const slice_count = shared.slice_count;  // the row's end would be a load
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + opaque(args.capacity));
   int32_t* const winners =
       reinterpret_cast<int32_t*>(bitmap + args.window_words + args.window_words / 32);
-  WinnerRule const rule =
-      winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys, verdict, own.slice.count);
+  WinnerRule rule{verdict.threshold + 1, verdict.threshold, 0};
+  if (verdict.threshold == shared.gate.key - 1 && shared.first_tie < count && !verdict.settled) {
+    // The ties are listed in order.
+    uint32_t const winning = verdict.ties - min(verdict.ties, verdict.equal_before);
+    uint32_t const end = min(shared.first_tie + winning, count);
+    if (winning > 0) rule.tie_end = list[end - 1].position + 1;
+  } else {
+    rule = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list + first_held<kThreads>(),
+                                 keys, verdict, slice_count);
+  }
   uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
-                                                  count, keys, rule, own.slice.count, winners);
+                                                  count, keys, rule, slice_count, winners);
   __syncthreads();
-  int32_t* const indices = args.indices + int64_t{own.row} * args.indices_row_stride;
+  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
   uint32_t const first = first_winner(verdict);
-  SlotMap const slot(args, own.row);
+  SlotMap const slot(args, row);
   for (uint32_t i = threadIdx.x; i < number; i += kThreads) {
-    indices[first + i] = slot(own.slice_begin + winners[i]);
+    indices[first + i] = slot(shared.slice_begin + winners[i]);
   }
 }
 

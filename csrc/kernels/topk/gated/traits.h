@@ -28,9 +28,10 @@ constexpr int packets_in_flight(LogitsType type, int cluster_size) {
 }
 
 struct Gate {
-  uint32_t key;    // this and better pass
-  uint32_t high;   // a key that few are better than
-  bool above_tie;  // the gate is just above a key that many share
+  uint32_t key;      // this and better pass
+  uint32_t high;     // a key that few are better than
+  bool above_tie;    // the gate is just above a key that many share
+  bool likely_tied;  // which the k-th best seems to be
 };
 
 // Followed by the candidates, the winners' bitmap and the winners' positions.
@@ -41,6 +42,9 @@ struct alignas(128) SharedStorage {
   uint32_t warp_sums[2][1][kThreads / 32];
   Gate gate;
   uint32_t num_candidates;
+  int32_t slice_begin;  // in the row
+  int32_t slice_count;
+  uint32_t first_tie;  // from this candidate on they are the tie's, in order
 };
 
 }  // namespace dsa_ops::topk_sm90::gated

@@ -47,7 +47,7 @@ class PartList {
   }
   // All lanes' columns to the list.
   __device__ __forceinline__ void flush(int lane) {
-    uint32_t const inclusive = ptx::warp_inclusive_sum(waiting_, lane);
+    uint32_t const inclusive = ptx::warp_inclusive_sum(waiting_);
     uint32_t base = 0;
     if (lane == 31) base = atomicAdd(count_, inclusive);
     base = __shfl_sync(~0u, base, 31) + inclusive - waiting_;

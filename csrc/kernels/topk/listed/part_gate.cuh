@@ -105,7 +105,7 @@ class PartGate {
       shared_.bins[first / 2 + i] = 0;
       sum += (words[i] & 0xFFFF) + (words[i] >> 16);
     }
-    uint32_t const inclusive = ptx::warp_inclusive_sum(sum, lane);
+    uint32_t const inclusive = ptx::warp_inclusive_sum(sum);
     if (lane == 31) shared_.warp_sums[warp] = inclusive;
     meet();
     uint32_t above = inclusive - sum;

@@ -184,16 +184,16 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, SelectStor
   uint16_t* const before = reinterpret_cast<uint16_t*>(bitmap + bitmap_words(args.window_words));
   int32_t* const winners = reinterpret_cast<int32_t*>(before + args.window_words);
   uint32_t* const unordered = reinterpret_cast<uint32_t*>(winners + args.top_k);
-  WinnerRule const wins = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list, keys,
-                                                verdict, shared.row_length);
   Candidate const* const own = list + opaque(threadIdx.x);
+  WinnerRule const wins = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], own, keys,
+                                                verdict, shared.row_length);
   uint32_t winning = 0;
 #pragma unroll
   for (int i = 0; i < kKeys; ++i) {
     if (keys[i] >= wins.threshold && wins(keys[i], own[i * kThreads].position)) winning |= 1u << i;
   }
   int const lane = threadIdx.x % 32;
-  uint32_t const inclusive = ptx::warp_inclusive_sum<uint32_t>(__popc(winning), lane);
+  uint32_t const inclusive = ptx::warp_inclusive_sum<uint32_t>(__popc(winning));
   uint32_t place = 0;
   if (lane == 31) place = atomicAdd(&shared.num_winners, inclusive);
   place = __shfl_sync(kAllLanes, place, 31) + inclusive - __popc(winning);
@@ -275,7 +275,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     Selector anew(shared.select);
     gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
     gated::list_passing(args.topk, shared, list, own, anew);
-    gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
+    uint32_t const count = gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
+    load_keys<kThreads>(keys, list, count, opaque(threadIdx.x));
   }
   write_winners(args.topk, shared, list, keys, shared.select.verdict);
 }

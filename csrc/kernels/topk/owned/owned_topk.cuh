@@ -121,31 +121,23 @@ __device__ __forceinline__ void count_scored(SharedStorage<Tile>& shared, uint32
   }
 }
 
-// The best of a row whose logits and counts are complete. Barriers: the counts; the bin; those of
-// write_best.
+// The best of a row whose logits and counts are complete once all threads have come here.
 template <class Tile>
 __device__ __forceinline__ void select_row(KernelArgs const& args, SharedStorage<Tile>& shared,
                                            int32_t length, binned::BinMap const& bin_of) {
   using Packets = HeldPackets<LogitsType::kFloat32, binned::kThreadKeys>;
   __syncthreads();
-  if (threadIdx.x < 32) {
-    Place const found = binned::find_bin(shared.select.bins, args.top_k);
-    if (threadIdx.x == 0) shared.select.place = found;
-  }
   auto const* const row = reinterpret_cast<uint32_t const*>(shared.logits);
   Packets const packets(row, kMaxColumns, 0, 1);
   float values[binned::kThreadKeys];
-  uint32_t bins[binned::kThreadKeys];
 #pragma unroll
   for (int i = 0; i < binned::kThreadKeys; i += 4) {
     Packet<LogitsType::kFloat32>::unpack(
         *reinterpret_cast<uint4 const*>(&shared.logits[packets.index(i)]), &values[i]);
   }
   packets.drop_beyond(values, length);
-#pragma unroll
-  for (int i = 0; i < binned::kThreadKeys; ++i) bins[i] = bin_of(values[i]);
-  __syncthreads();
-  binned::write_best(args, shared.select, packets, values, bins, length);
+  binned::write_best<LogitsType::kFloat32, true>(args, shared.select, bin_of, packets, values,
+                                                 length);
 }
 
 // What a feeding warp does.

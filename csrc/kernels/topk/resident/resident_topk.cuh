@@ -17,17 +17,24 @@
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/resident/sample.cuh"
 #include "kernels/topk/resident/traits.h"
+#include "kernels/topk/resident/warp_list.cuh"
 #include "kernels/topk/row_range.cuh"
-#include "kernels/topk/tile_ranks.cuh"
 
 namespace dsa_ops::topk_sm90::resident {
+
+// Bits of the logits that pass a gate. A NaN never passes.
+__device__ __forceinline__ uint32_t passing(float const (&logits)[kThreadKeys], float gate) {
+  uint32_t mask = 0;
+#pragma unroll
+  for (int i = 0; i < kThreadKeys; ++i) mask |= logits[i] >= gate ? 1u << i : 0;
+  return mask;
+}
 
 template <LogitsType kType>
 __global__ void __launch_bounds__(kThreads)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
   using P = Packet<kType>;
   using Element = typename P::Element;
-  using Ranks = TileRanks<P::kLogits, kThreadKeys / P::kLogits>;
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
@@ -44,34 +51,51 @@ __global__ void __launch_bounds__(kThreads)
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{row} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
-  HeldPackets<kType, kThreadKeys> const packets(logits, span, rank, kClusterSize);
   RowSample<kType> const sample(logits, span);
+  HeldPackets<kType, kThreadKeys> const packets(logits, span, rank, kClusterSize);
   float values[kThreadKeys];
   packets.load(values);
   // While the loads are on their way.
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
   if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize);
+  selector.wait_for_cluster();
   __syncthreads();
 
   if (range.length <= args.top_k) {
-    selector.wait_for_cluster();
     write_whole_row<kThreads>(args, range, SlotMap(args, row), rank, kClusterSize,
                               args.indices + int64_t{row} * args.indices_row_stride);
     return;
   }
-  uint32_t keys[kThreadKeys];
-  packets.make_keys(keys, values, min(range.length - packets.begin, packets.count));
+  int const valid = min(range.length - packets.begin, packets.count);
   Interval interval = sample.guess(shared.bins, range.length, span, args.top_k);
-  selector.wait_for_cluster();
-  while (!selector.select(keys, interval)) continue;
-
-  Verdict const verdict = selector.verdict();
-  uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
+  // No NaN passes any gate: they and -inf, one key, are not told apart by one above both.
+  interval.low = max(interval.low, kWorstKey + 1);
+  interval.range = ~interval.low;
+  packets.drop_beyond(values, valid);
+  WarpList<kType> list(shared);
+  bool listed = interval.shift != 0;  // else a crowd of equal keys would be
+  if (listed) {
+    list.fill(passing(values, logit_of(interval.low)), values);
+    listed = selector.select_visited([&](auto const& take) { list.visit(take); }, interval);
+  }
   int32_t const own_row = opaque(blockIdx.x) / kClusterSize;
-  write_winners<Ranks, kThreads>(
-      shared, mask, packets.begin + packets.warp_first(), SlotMap(args, own_row),
-      args.indices + int64_t{own_row} * args.indices_row_stride + first_winner(verdict));
+  SlotMap const slot(args, own_row);
+  int32_t* const indices = args.indices + int64_t{own_row} * args.indices_row_stride;
+  int const warp_position = packets.begin + packets.warp_first();
+  if (listed) {
+    Verdict const verdict = selector.verdict();
+    write_listed(shared, list, verdict, warp_position, slot, indices + first_winner(verdict));
+    return;
+  }
+  uint32_t keys[kThreadKeys];
+  packets.make_keys(keys, values, valid);
+  while (!selector.select(keys, interval)) continue;
+  Verdict const verdict = selector.verdict();
+  using Ranks = typename WarpList<kType>::Ranks;
+  uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
+  write_winners<Ranks, kThreads>(shared, mask, warp_position, slot,
+                                 indices + first_winner(verdict));
 }
 
 }  // namespace dsa_ops::topk_sm90::resident

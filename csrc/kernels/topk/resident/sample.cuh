@@ -17,28 +17,27 @@ struct RowSample {
   static constexpr int kQuadLogits = 4;
   static constexpr int kQuads = kSamples / kQuadLogits;
   float logits[kQuadLogits];
-  int position = 0;
+  int position;
+  bool sampled;
 
   template <class Element>
   __device__ __forceinline__ RowSample(Element const* row, int span) {
     using Quad = typename Packet<kType>::Quad;
-#pragma unroll
-    for (float& logit : logits) logit = no_logit();
-    if (threadIdx.x >= kQuads) return;
     int const misaligned =
         static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(Element) % kQuadLogits);
     int const head = (kQuadLogits - misaligned) % kQuadLogits;
     int const quads = (span - head) / kQuadLogits;
-    if (quads < 1) return;
     int const begin = static_cast<int>(static_cast<uint64_t>(quads) * threadIdx.x / kQuads);
     int const quad = begin + __umulhi(threadIdx.x * 0x9E3779B1u, max(quads / kQuads, 1));
+    sampled = threadIdx.x < kQuads && quads >= 1;
     position = head + quad * kQuadLogits;
-    Packet<kType>::unpack_quad(*reinterpret_cast<Quad const*>(row + position), logits);
+    Quad raw{};
+    load_quad_if(sampled, reinterpret_cast<Quad const*>(row + position), raw);
+    Packet<kType>::unpack_quad(raw, logits);
   }
   __device__ __forceinline__ Interval guess(BinStorage& shared, int length, int span,
                                             int top_k) const {
     uint32_t keys[kQuadLogits];
-    bool const sampled = threadIdx.x < kQuads;
 #pragma unroll
     for (int i = 0; i < kQuadLogits; ++i) {
       keys[i] = sampled && position + i < length ? key_of(logits[i]) : kNoKey;

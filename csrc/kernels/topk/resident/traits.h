@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 
+#include "kernels/topk/candidates.h"
 #include "kernels/topk/storage.h"
 
 namespace dsa_ops::topk_sm90::resident {
@@ -16,7 +17,10 @@ struct alignas(128) SharedStorage {
   SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_values[2][kThreads / 32];
-  uint16_t winners[kThreads / 32][32 * kThreadKeys];  // by warp: their places in it
+  union {  // by warp
+    Candidate lists[kThreads / 32][32 * kThreadKeys];
+    uint16_t winners[kThreads / 32][32 * kThreadKeys];  // their places in it
+  };
 };
 
 }  // namespace dsa_ops::topk_sm90::resident

@@ -14,7 +14,7 @@ inline constexpr int kMinBlocks = 5;
 inline constexpr int kThreadLogits = 32;
 // A thread's memory comes in pairs of packets.
 inline constexpr int kPairBytes = 2 * 16 * kThreads;
-inline constexpr int kSamples = 1024;
+inline constexpr int kSamples = 512;
 
 // Followed by the row, whose place the winners' positions take.
 struct alignas(128) SharedStorage {

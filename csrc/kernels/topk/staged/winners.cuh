@@ -33,7 +33,7 @@ struct MaskRanks {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       uint32_t const own = counts >> kLogits * i & kEven;
-      uint32_t const inclusive = ptx::warp_inclusive_sum(own, lane);
+      uint32_t const inclusive = ptx::warp_inclusive_sum(own);
       before[i] = inclusive - own;
       sums[i] = __shfl_sync(kAllLanes, inclusive, 31);
 #pragma unroll
@@ -62,18 +62,22 @@ struct MaskRanks {
   }
 };
 
-// Mask of the keys of which wins(key) holds.
-template <LogitsType kType, class Wins>
-__device__ __forceinline__ uint32_t mask_of(StagedRow<kType>& row, Wins const& wins) {
+// Masks of the keys from the threshold on and, if asked for, of those equal to it.
+template <bool kTies, LogitsType kType>
+__device__ __forceinline__ uint2 masks_of(StagedRow<kType>& row, uint32_t threshold) {
   constexpr int kLogits = Packet<kType>::kLogits;
-  uint32_t mask = 0;
+  uint2 masks = make_uint2(0, 0);
   row.visit([&](auto const& keys, int tile) {
-    uint32_t bits = 0;
+    uint2 bits = make_uint2(0, 0);
 #pragma unroll
-    for (int i = 0; i < kLogits; ++i) bits |= wins(keys[i]) ? 1u << i : 0;
-    mask |= bits << tile * kLogits;
+    for (int i = 0; i < kLogits; ++i) {
+      bits.x |= keys[i] >= threshold ? 1u << i : 0;
+      if constexpr (kTies) bits.y |= keys[i] == threshold ? 1u << i : 0;
+    }
+    masks.x |= bits.x << tile * kLogits;
+    masks.y |= bits.y << tile * kLogits;
   });
-  return mask;
+  return masks;
 }
 
 // The bits of `mask` whose rank among all is below `end`. One barrier.
@@ -101,10 +105,13 @@ __device__ __forceinline__ uint32_t order_winners(StagedRow<kType>& row,
                                                   Verdict const& verdict) {
   constexpr int kLogits = Packet<kType>::kLogits;
   uint32_t const threshold = verdict.threshold;
-  uint32_t mask = mask_of(row, [&](uint32_t key) { return key >= threshold; });
-  if (!verdict.settled) {
-    uint32_t const ties = mask_of(row, [&](uint32_t key) { return key == threshold; });
-    mask ^= ties ^ first_bits<kLogits>(warp_sums[0], row.warp_tiles, ties, verdict.ties);
+  uint32_t mask;
+  if (verdict.settled) {
+    mask = masks_of<false>(row, threshold).x;
+  } else {
+    uint2 const masks = masks_of<true>(row, threshold);
+    uint32_t const first = first_bits<kLogits>(warp_sums[0], row.warp_tiles, masks.y, verdict.ties);
+    mask = masks.x ^ masks.y ^ first;
   }
   MaskRanks<kLogits> const ranks(warp_sums[1], mask);
   int32_t* const winners = reinterpret_cast<int32_t*>(row.packets);
