@@ -20,6 +20,7 @@ set(DSA_OPS_SOURCES
   sparse_mla/bf16/launch.cu
   sparse_mla/checks.cpp
   sparse_mla/fp8/launch.cu
+  sparse_mla/fp8/pair_launch.cu
   sparse_mla/kernels.cpp
   sparse_mla/plan.cpp
   sparse_mla/sparse_mla_decode.cu

@@ -34,6 +34,7 @@ REQUIRED: dict[str, set[str]] = {
     "resident_topk_kernel": set(),
     "row_gates_kernel": set(),
     "sm90_fp8_sparse_mla_kernel": {"HGMMA", "UBLKCP", "USETMAXREG"},
+    "sm90_fp8_sparse_mla_pair_kernel": {"HGMMA", "UBLKCP", "USETMAXREG"},
     "sm90_fp8_sparse_mla_short_kernel": {"HGMMA", "UBLKCP"},
     "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_indexer_scan_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},

@@ -28,6 +28,30 @@ __device__ __forceinline__ uint32_t map_to_rank(uint32_t shared_address, uint32_
   return mapped;
 }
 
+// Of this thread block in its cluster.
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+// Arrives on a barrier of any block of the cluster. For reads that are over: with the scope of the
+// cluster ptxas puts a fence of the whole device before it, which writes would need.
+__device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Copies `bytes` (a multiple of 16) of this block's shared memory to any block of the cluster and
+// completes them on a barrier there.
+__device__ __forceinline__ void bulk_copy_to_cluster(uint32_t target, uint32_t source,
+                                                     uint32_t bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(target),
+      "r"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 __device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
   uint32_t value;
   asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");

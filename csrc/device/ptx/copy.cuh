@@ -65,6 +65,28 @@ __device__ __forceinline__ void bulk_copy(void* shared_dst, void const* src, uin
       : "memory");
 }
 
+// The same into the blocks of the cluster that `ranks` has bits for, at the same place of each, and
+// completes the bytes on the barrier at the same place of each.
+__device__ __forceinline__ void bulk_copy_multicast(void* shared_dst, void const* src,
+                                                    uint32_t bytes, uint64_t* barrier,
+                                                    uint16_t ranks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(shared_dst)),
+      "l"(src), "r"(bytes), "r"(shared_address(barrier)), "h"(ranks)
+      : "memory");
+}
+
+__device__ __forceinline__ void bulk_copy_multicast(void* shared_dst, void const* src,
+                                                    uint32_t bytes, uint64_t* barrier,
+                                                    uint16_t ranks, uint64_t cache_policy) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+      ".L2::cache_hint [%0], [%1], %2, [%3], %4, %5;" ::"r"(shared_address(shared_dst)),
+      "l"(src), "r"(bytes), "r"(shared_address(barrier)), "h"(ranks), "l"(cache_policy)
+      : "memory");
+}
+
 __device__ __forceinline__ void tma_load_2d(void* shared_dst, CUtensorMap const* map,
                                             uint64_t* barrier, int32_t x, int32_t y) {
   asm volatile(

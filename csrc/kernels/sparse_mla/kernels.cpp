@@ -4,6 +4,7 @@
 
 #include "kernels/sparse_mla/bf16/launch.h"
 #include "kernels/sparse_mla/fp8/launch.h"
+#include "kernels/sparse_mla/fp8/pair_launch.h"
 #include "kernels/sparse_mla/union.h"
 
 namespace dsa_ops {
@@ -12,11 +13,13 @@ KernelList sparse_mla_kernels() {
   static auto const entries = [] {
     auto const unions = sparse_mla::union_kernels();
     auto const fp8 = sparse_mla::fp8::kernels();
+    auto const pairs = sparse_mla::fp8::pair_kernels();
     auto const bf16 = sparse_mla::bf16::kernels();
-    std::array<KernelEntry, unions.size() + fp8.size() + bf16.size() + 1> all;
+    std::array<KernelEntry, unions.size() + fp8.size() + pairs.size() + bf16.size() + 1> all;
     auto end = std::copy(bf16.begin(), bf16.end(), all.begin());
     end = std::copy(unions.begin(), unions.end(), end);
     end = std::copy(fp8.begin(), fp8.end(), end);
+    end = std::copy(pairs.begin(), pairs.end(), end);
     *end = sparse_mla::combine_entry();
     return all;
   }();

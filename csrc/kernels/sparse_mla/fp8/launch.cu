@@ -1,5 +1,6 @@
 #include "kernels/sparse_mla/fp8/kernel.cuh"
 #include "kernels/sparse_mla/fp8/launch.h"
+#include "kernels/sparse_mla/fp8/pair_launch.h"
 #include "kernels/sparse_mla/fp8/short.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
@@ -124,6 +125,9 @@ Status launch(KernelArgs const& all, int64_t num_rows, int32_t tile_heads, bool 
     return make_status(StatusCode::kInvalidArgument,
                        "%s: num_rows must be at most %d for these heads, got %lld", op,
                        INT32_MAX / all.head_tiles, static_cast<long long>(num_rows));
+  }
+  if (tile_heads == 64 && all.head_tiles == 2 && all.num_splits == 1) {
+    return launch_pairs(all, num_sms, op, stream);
   }
   KernelArgs args = all;
   args.num_tiles = static_cast<uint32_t>(num_rows * args.head_tiles);

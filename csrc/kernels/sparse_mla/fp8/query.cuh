@@ -62,6 +62,31 @@ struct QueryRow {
   }
 };
 
+// A head's row to its place, as f16 times a power of two that `column` undoes.
+template <int kGroups, class HeadTile>
+__device__ __forceinline__ void store_query_row(SharedStorage<HeadTile>& shared,
+                                                KernelArgs const& args,
+                                                QueryRow<kGroups> const& row, int head, int sub,
+                                                int position) {
+  uint32_t const largest = row.largest_magnitude();
+  int const exponent = static_cast<int>(largest >> 7) - 127;
+  int const shift = largest == 0 ? 0 : min(max(14 - exponent, -113), 100);
+  float const factor = ptx::power_of_two(shift);
+  if (sub == 0 && position == 0) {
+    shared.column[head] = make_float2(args.score_scale_log2 * ptx::power_of_two(-shift), 0.f);
+  }
+  // Latent: 16 bytes of a token are 16 dims, two chunks. RoPE: 8 dims, one chunk.
+  uint32_t const panel = ptx::shared_address(shared.query[sub]);
+  uint32_t const latent = panel + swizzled_chunk(head, 4 * (position & 1)) + (position >> 1) * 4;
+  uint32_t const rope = panel + (kQueryPanels - 1) * HeadTile::kPanelBytes +
+                        swizzled_chunk(head, 4 * (position >> 2)) + (position & 3) * 4;
+#pragma unroll
+  for (int i = 0; i < row.kLatent; ++i) {
+    store_query_chunk<false>(latent + i * kGroups * HeadTile::kPanelBytes, row.latent[i], factor);
+  }
+  if (sub == 0) store_query_chunk<true>(rope, row.rope, factor);
+}
+
 // By kLoaders threads. A pass takes as many heads as they hold, the next ones under way: one pass
 // of 256 threads over 64 heads would be 15 KB of code, run once and fetched cold.
 template <int kLoaders, class HeadTile>
@@ -83,23 +108,7 @@ __device__ void load_query_tile(SharedStorage<HeadTile>& shared, KernelArgs cons
     if (pass + 1 < HeadTile::kHeads / kPass) {
       next.load(query + (head + kPass) * args.q_head_stride, head + kPass < heads, sub, position);
     }
-    uint32_t const largest = row.largest_magnitude();
-    int const exponent = static_cast<int>(largest >> 7) - 127;
-    int const shift = largest == 0 ? 0 : min(max(14 - exponent, -113), 100);
-    float const factor = ptx::power_of_two(shift);
-    if (sub == 0 && position == 0) {
-      shared.column[head] = make_float2(args.score_scale_log2 * ptx::power_of_two(-shift), 0.f);
-    }
-    // Latent: 16 bytes of a token are 16 dims, two chunks. RoPE: 8 dims, one chunk.
-    uint32_t const panel = ptx::shared_address(shared.query[sub]);
-    uint32_t const latent = panel + swizzled_chunk(head, 4 * (position & 1)) + (position >> 1) * 4;
-    uint32_t const rope = panel + (kQueryPanels - 1) * HeadTile::kPanelBytes +
-                          swizzled_chunk(head, 4 * (position >> 2)) + (position & 3) * 4;
-#pragma unroll
-    for (int i = 0; i < row.kLatent; ++i) {
-      store_query_chunk<false>(latent + i * kGroups * HeadTile::kPanelBytes, row.latent[i], factor);
-    }
-    if (sub == 0) store_query_chunk<true>(rope, row.rope, factor);
+    store_query_row(shared, args, row, head, sub, position);
   }
 }
 

@@ -221,6 +221,7 @@ struct ScoreWarpgroup {
         issue<Mma>(second, fragments[panel & 1], query + panel * kPanelStep, panel != 2);
       }
       if (panel == 0) read_scales(stage, rows.base, rows.row, lane & 3, token);
+      if (HeadTile::kReleasesEarly && panel == 7) release(&shared.scores_done[place.buffer()]);
       ptx::wgmma_wait<1>();
       if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
       if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
@@ -258,8 +259,9 @@ struct ScoreWarpgroup {
     for (int half = 0; half < 2; ++half) {
       uint4 const bits = ptx::load_shared_16(base + half * 8 * kTokenPitch + 512);
       int const position = token_of_row(row + half * 8) & 15;
-      shared.value_scale[stage][group][value_scale_position(row + half * 8)] =
-          token[half].template read<kOwnSums>(bits, exists >> position & 1, group);
+      shared.put_value_scale(
+          stage, group, value_scale_position(row + half * 8),
+          token[half].template read<kOwnSums>(bits, exists >> position & 1, group));
     }
     release(&shared.value_scale_full[stage]);
   }

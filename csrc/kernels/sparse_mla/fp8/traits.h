@@ -58,6 +58,9 @@ struct Instructions<64> {
 // kHeads query heads of one row: the N of every wgmma.
 template <int kHeads_>
 struct HeadTile {
+  // Whether warpgroups 1 and 2 are let go once a block's scores but for the RoPE part are issued,
+  // or once they are done.
+  static constexpr bool kReleasesEarly = false;
   static constexpr int kHeads = kHeads_;
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
   static constexpr int kPanelBytes = kHeads * 128;  // 64 16-bit values per head, 128B swizzle
@@ -98,6 +101,11 @@ struct alignas(1024) SharedStorage {
   uint64_t probability_full[2];        // 4 arrivals: warpgroup 0
   uint64_t probability_empty[2];       // 8 arrivals: warpgroups 1 and 2
   uint64_t sums_full, parts_full;      // 1 arrival and the bytes of all parts to join
+
+  __device__ __forceinline__ void put_value_scale(int stage, int group, int position,
+                                                  uint16_t scale) {
+    value_scale[stage][group][position] = scale;
+  }
 };
 
 // Named barriers (0 is __syncthreads).

@@ -1,0 +1,203 @@
+// Warpgroup 0 of a thread block of a pair: scores of its own 64 heads, as in scores.cuh, and
+// probabilities for both blocks.
+#pragma once
+#include "device/ptx/cluster.cuh"
+#include "kernels/sparse_mla/fp8/pair_traits.h"
+#include "kernels/sparse_mla/fp8/scores.cuh"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+// The tile of a thread block of a pair: a row's first or last 64 heads.
+__device__ __forceinline__ Tile pair_tile_of(KernelArgs const& args, uint32_t row) {
+  int const first_head = ptx::cluster_rank() * PairTile::kHeads;
+  return {row, first_head, min(PairTile::kHeads, args.num_heads - first_head), 0};
+}
+__device__ __forceinline__ uint32_t first_pair() { return first_tile() >> 1; }
+__device__ __forceinline__ uint32_t pair_step() { return tile_step() >> 1; }
+
+struct PairScores : ScoreWarpgroup<PairTile> {
+  using Base = ScoreWarpgroup<PairTile>;
+  static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
+
+  float2 sum[kTiles];  // of probabilities, of two heads and a thread's own tokens
+  SlotPlace target;    // of this warp's probabilities
+  uint32_t tiles = 0;
+
+  __device__ PairScores(SharedStorage<PairTile>& storage, int thread)
+      : Base(storage, thread), target{warp >> 1} {}
+
+  static __device__ __forceinline__ uint32_t at_peer(void const* own) {
+    return ptx::map_to_rank(ptx::shared_address(own), ptx::cluster_rank() ^ 1);
+  }
+
+  __device__ __forceinline__ void exponentiate(Scores const& exponents,
+                                               TokenScales const (&token)[2],
+                                               uint32_t (&packed)[kColumns]) {
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float p[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
+      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
+      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        sum[tile].x = fmaf(p[2 * half], token[half].inverse, sum[tile].x);
+        sum[tile].y = fmaf(p[2 * half + 1], token[half].inverse, sum[tile].y);
+      }
+    }
+  }
+
+  // Raises the references of the heads whose maximum has outgrown them.
+  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
+    int const thread = thread_index();
+    int const lane = thread & 31;
+    auto& factors = shared.rescale[buffer][ptx::cluster_rank()].factor;
+    float maximum[kColumns];
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const i = (column >> 1) * 4 + (column & 1);
+      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
+    }
+    reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
+    store_columns(shared.warp_result[warp], maximum, lane);
+    ptx::named_barrier_sync(kScoreVote, 128);
+    if (thread < PairTile::kHeads) {
+      auto const& result = shared.warp_result;
+      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
+                                  fmaxf(result[2][thread], result[3][thread]));
+      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
+      float const step = raises ? largest : 0.f;
+      shared.step[thread] = step;
+      shared.column[thread].y -= step;
+      factors[thread] = started ? ptx::exp2_flushed(-step) : 1.f;
+    }
+    ptx::named_barrier_sync(kScoreVote, 128);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      int const head = head_of(tile, lane);
+      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
+      float2 const factor = *reinterpret_cast<float2 const*>(&factors[head]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
+      sum[tile] = make_float2(sum[tile].x * factor.x, sum[tile].y * factor.y);
+    }
+  }
+
+  // To the own block's place, and from there to the other's.
+  __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], int buffer,
+                                           bool rescales) {
+    int const lane = lane_index();
+    uint32_t const rank = ptx::cluster_rank();
+    auto& own = shared.probability[target.slot][warp & 1][rank];
+    uint32_t const first = ptx::shared_address(own) + ((lane >> 4) * 8 + (lane & 7)) * 32 +
+                           ((((lane >> 3) ^ (lane >> 2)) & 1) << 4);
+#pragma unroll
+    for (int tile = 0; tile < kTiles; tile += 2) {
+      ptx::store_matrices_transposed(first + tile * 8 * 32, packed[tile * 2], packed[tile * 2 + 1],
+                                     packed[tile * 2 + 2], packed[tile * 2 + 3]);
+    }
+    PairRescale& rescale = shared.rescale[buffer][rank];
+    if (thread_index() == 0) rescale.any = rescales;
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(&shared.probability_ready[target.slot]);
+    target.advance<2>();
+  }
+
+  // Whether any exponent is above kSlackLog2: positive floats are in the order of their bits, and
+  // the maximum of three integers is one instruction.
+  static __device__ __forceinline__ bool exceeds_slack(Scores const& exponents) {
+    int maximum[2] = {__float_as_int(exponents[0]), __float_as_int(exponents[1])};
+#pragma unroll
+    for (int i = 2; i < 2 * kColumns; i += 4) {
+      for (int chain = 0; chain < 2; ++chain) {
+        int const j = i + 2 * chain;
+        if (j + 1 < 2 * kColumns) {
+          maximum[chain] = __vimax3_s32(maximum[chain], __float_as_int(exponents[j]),
+                                        __float_as_int(exponents[j + 1]));
+        }
+      }
+    }
+    return max(maximum[0], maximum[1]) > __float_as_int(kSlackLog2);
+  }
+
+  __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
+                                          int buffer) {
+    to_exponents(scores, token);
+    bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
+    if (raises) {
+      ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
+      raise_references(scores, buffer);
+    }
+    uint32_t packed[kColumns];
+    exponentiate(scores, token, packed);
+    bool const rescales = raises && started;
+    if (!started) {
+      auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
+      started = (words.x | words.y) != 0;
+    }
+    ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
+    hand_out(packed, buffer, rescales);
+  }
+
+  // One tile.
+  __device__ void run(int num_blocks) {
+    started = false;
+#pragma unroll
+    for (float2& sums : sum) sums = make_float2(0.f, 0.f);
+#pragma unroll 1
+    for (int block = 0; block < num_blocks; ++block) {
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
+      Scores scores;
+      TokenScales token[2];
+      multiply(place.stage, scores, token);
+      publish(scores, token, place.stage, place.buffer());
+      place.advance();
+    }
+  }
+
+  // Log-sum-exp of the own heads, and the factors that normalise the output, for both blocks.
+  __device__ void finish(KernelArgs const& args, Tile const& tile) {
+    constexpr float kLn2 = 0.6931471805599453f;
+    int const thread = thread_index();
+    int const lane = thread & 31;
+    float total_of[kColumns];
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      total_of[i * 2] = sum[i].x;
+      total_of[i * 2 + 1] = sum[i].y;
+    }
+    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
+    store_columns(shared.warp_result[warp], total_of, lane);
+    ptx::named_barrier_sync(kScoreVote, 128);
+    uint32_t const parity = (tiles++ & 1) ^ 1;
+    if (thread >= PairTile::kHeads) return;
+    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
+                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const reference = -shared.column[thread].y;
+    bool const empty = total == 0.f;
+    float const lse = empty ? -INFINITY : (ptx::log2_approx(total) + reference) * kLn2;
+    float factor = empty ? 0.f : __fdividef(1.f, total);
+    int const head = tile.first_head + thread;
+    if (thread < tile.heads) {
+      if (args.attn_sink && !empty) {
+        factor = __fdividef(factor, 1.f + __expf(args.attn_sink[head] - lse));
+      }
+      args.lse[tile.row * args.num_heads + head] = lse;
+    }
+    ptx::mbarrier_wait(&shared.factor_empty, parity);
+    float& target = shared.output_factor[head];
+    target = factor;
+    ptx::store_async(at_peer(&target), __float_as_uint(factor), at_peer(&shared.factor_full));
+    __syncwarp();
+    if (lane == 0) {
+      if (thread == 0) {
+        ptx::mbarrier_arrive_expect_tx(&shared.factor_full, PairTile::kHeads * sizeof(float));
+      } else {
+        ptx::mbarrier_arrive(&shared.factor_full);
+      }
+    }
+  }
+};
+
+}  // namespace dsa_ops::sparse_mla::fp8

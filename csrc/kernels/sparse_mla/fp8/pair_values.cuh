@@ -1,0 +1,203 @@
+// Warpgroups 1 and 2 of a thread block of a pair: 128 output dims each, of all 128 heads.
+//
+// As in values.cuh, but a lane holds four neighbouring dims: the heads of both blocks are the N of
+// a product, so that a token's bytes are loaded, converted and scaled once for all of them.
+#pragma once
+#include "kernels/sparse_mla/fp8/pair_scores.cuh"
+
+namespace dsa_ops::sparse_mla::fp8 {
+
+struct PairValues {
+  static constexpr int kSteps = kBlockTokens / 16;
+
+  SharedStorage<PairTile>& shared;
+  uint32_t const even, odd;  // offsets of the lane's dims of two tokens in a stage
+  uint32_t const scales;     // offset of its value scales
+  RingPlace<PairTile::kStages> place;
+  SlotPlace source{0};
+  uint32_t tiles = 0;
+  float output[2][kPairHeads / 2];
+
+  __device__ PairValues(SharedStorage<PairTile>& storage, int thread)
+      : shared(storage),
+        even(token_of_row((thread & 3) * 2) * kTokenPitch + first_dim()),
+        odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
+        scales(((first_dim() >> 7 & 1) * kBlockTokens + (thread & 3) * 4) * 2) {}
+
+  // Read anew at every call: the loop has no register for it.
+  static __device__ __forceinline__ uint32_t thread_index() {
+    uint32_t thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    return thread;
+  }
+
+  static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
+
+  // The first of the four dims that this lane holds: two rows of both tiles.
+  static __device__ __forceinline__ uint32_t first_dim() {
+    return ptx::cluster_rank() * 256 + ((thread_index() - 128) >> 2) * 4;
+  }
+
+  // Four dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
+  struct RawTokens {
+    uint32_t bytes[4];
+    uint2 scale;  // of tokens 0, 1 and 2, 3
+
+    __device__ __forceinline__ void load(uint32_t even, uint32_t odd, uint32_t scales, int step) {
+      uint32_t const offset = step * 16 * kTokenPitch;
+      bytes[0] = ptx::load_shared_4(even + offset);
+      bytes[1] = ptx::load_shared_4(odd + offset);
+      bytes[2] = ptx::load_shared_4(even + offset + 8 * kTokenPitch);
+      bytes[3] = ptx::load_shared_4(odd + offset + 8 * kTokenPitch);
+      scale = ptx::load_shared_8(scales + step * 32);
+    }
+  };
+
+  // Two of the four dims of two tokens to registers of (first, second) in f16, times their scales.
+  static __device__ __forceinline__ void convert_pair(uint32_t first, uint32_t second,
+                                                      uint32_t scale, int tile, uint32_t& upper,
+                                                      uint32_t& lower) {
+    ptx::unpack_e4m3(__byte_perm(first, second, tile == 0 ? 0x5140 : 0x7362), upper, lower);
+    upper = ptx::multiply_f16(upper, scale);
+    lower = ptx::multiply_f16(lower, scale);
+  }
+
+  static __device__ __forceinline__ void convert(RawTokens const& raw, int tile,
+                                                 uint32_t (&fragments)[4]) {
+    convert_pair(raw.bytes[0], raw.bytes[1], raw.scale.x, tile, fragments[0], fragments[1]);
+    convert_pair(raw.bytes[2], raw.bytes[3], raw.scale.y, tile, fragments[2], fragments[3]);
+  }
+
+  __device__ __forceinline__ void rescale(int buffer) {
+    auto const& rescale = shared.rescale[buffer];
+    if ((rescale[0].any | rescale[1].any) == 0) return;
+#pragma unroll
+    for (int block = 0; block < 2; ++block) {
+      if (!rescale[block].any) continue;
+#pragma unroll
+      for (int tile = 0; tile < PairTile::kHeads / 8; ++tile) {
+        float2 const factor =
+            *reinterpret_cast<float2 const*>(&rescale[block].factor[tile * 8 + quad_lane() * 2]);
+#pragma unroll
+        for (auto& dims : output) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            dims[(block * PairTile::kHeads / 8 + tile) * 4 + i] *= (i & 1) ? factor.y : factor.x;
+          }
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void release(uint64_t* barrier) {
+    __syncwarp();
+    if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
+  }
+
+  __device__ __forceinline__ void release_in_both(uint64_t* barrier) {
+    __syncwarp();
+    uint32_t const lane = thread_index() & 31;
+    if (lane < 2) {
+      ptx::mbarrier_arrive_cluster(ptx::map_to_rank(ptx::shared_address(barrier), lane));
+    }
+  }
+
+  // Of a step's 128 heads: core matrices of 8 heads, 32 bytes each, 256 apart.
+  static __device__ __forceinline__ uint64_t probability_descriptor(uint32_t address) {
+    return (uint64_t{3} << 62) | (uint64_t{256 >> 4} << 32) | (uint64_t{1} << 16) |
+           ((address & 0x3FFFF) >> 4);
+  }
+
+  // One block. Held back, with the first fragments in place, until the next block's scores are
+  // done: see values.cuh.
+  __device__ __forceinline__ void multiply(bool held_back) {
+    int const stage = place.stage;
+    uint32_t const token = ptx::shared_address(shared.token[stage]);
+    uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
+    constexpr uint64_t kStepBytes = sizeof(shared.probability[0][0]);
+    RawTokens raw;
+    uint32_t fragments[2][4];
+    raw.load(token + even, token + odd, scale, 0);
+    convert(raw, 0, fragments[0]);
+    if (held_back) {
+      uint32_t const next = place.block + 1;
+      ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
+    }
+    SlotPlace second = source;
+    second.advance<1>();
+    ptx::mbarrier_wait(&shared.probability_full[source.slot], source.parity);
+    ptx::mbarrier_wait(&shared.probability_full[second.slot], second.parity);
+    uint64_t const first_half =
+        probability_descriptor(ptx::shared_address(shared.probability[source.slot]));
+    uint64_t const second_half =
+        probability_descriptor(ptx::shared_address(shared.probability[second.slot]));
+    rescale(place.buffer());
+    for (auto& tile : output) pin_registers(tile);
+#pragma unroll
+    for (int unit = 0; unit < 2 * kSteps; ++unit) {
+      int const step = unit >> 1, tile = unit & 1;
+      if (unit > 0) ptx::wgmma_wait<0>();
+      if (unit == kSteps) {
+        release_in_both(&shared.probability_empty[source.slot]);
+      }
+      ptx::wgmma_fence();
+      wgmma_rs<PairTile::ValueMma>(
+          output[tile], fragments[tile],
+          (step < 2 ? first_half : second_half) + (step & 1) * (kStepBytes >> 4), true);
+      ptx::wgmma_commit();
+      if (tile == 1 && step + 1 < kSteps) {
+        convert(raw, 0, fragments[0]);
+      } else if (tile == 0) {
+        convert(raw, 1, fragments[1]);
+        if (step + 1 < kSteps) {
+          raw.load(token + even, token + odd, scale, step + 1);
+        } else {
+          release(&shared.token_empty[stage]);
+        }
+      }
+    }
+    ptx::wgmma_wait<0>();
+    for (auto& tile : output) pin_registers(tile);
+    release_in_both(&shared.probability_empty[second.slot]);
+    source.advance<2>();
+  }
+
+  // One tile.
+  __device__ void run(int num_blocks) {
+#pragma unroll
+    for (auto& tile : output) {
+#pragma unroll
+      for (float& value : tile) value = 0.f;
+    }
+#pragma unroll 1
+    for (int block = 0; block < num_blocks; ++block) {
+      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
+      ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
+      multiply(block + 1 < num_blocks);
+      place.advance();
+    }
+  }
+
+  // Normalised, in bf16.
+  __device__ __forceinline__ void store(KernelArgs const& args, int64_t row) {
+    ptx::mbarrier_wait_cluster(&shared.factor_full, tiles++ & 1);
+    int const first_head = quad_lane() * 2;
+    uint16_t* target =
+        args.out + row * args.out_row_stride + first_head * args.out_head_stride + first_dim();
+#pragma unroll
+    for (int column = 0; column < kPairHeads / 4; ++column) {
+      int const head = first_head + (column >> 1) * 8 + (column & 1);
+      int const i = (column >> 1) * 4 + (column & 1);
+      if (head < args.num_heads) {
+        float const factor = shared.output_factor[head];
+        *reinterpret_cast<uint2*>(target) =
+            make_uint2(ptx::pack_bf16(output[0][i] * factor, output[0][i + 2] * factor),
+                       ptx::pack_bf16(output[1][i] * factor, output[1][i + 2] * factor));
+      }
+      target += (column & 1 ? 7 : 1) * args.out_head_stride;
+    }
+    release_in_both(&shared.factor_empty);
+  }
+};
+
+}  // namespace dsa_ops::sparse_mla::fp8
