@@ -215,6 +215,10 @@ def sparse_mla_decode(
     values times the scale of its group of 128, then 64 RoPE values. A row is a token, so decode,
     speculative and prefill rows mix freely.
 
+    Thousands of rows over one context take less time by :func:`gather_mla_cache` and
+    :func:`sparse_mla_prefill` (``bench`` has both ways), for 1,152 bytes of memory a token and
+    keys rounded to bfloat16.
+
     Args:
         q: bfloat16 ``[T, H, 576]``, H from 1 to 128. Strides of 16-byte multiples.
         kv_cache: FP8: uint8 or its float8_e4m3fn view, ``[pages, page_size, 656]`` or
