@@ -8,11 +8,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import dsa_ops
-from bench.paged_indexer_logits import decode_inputs
-from tests.gpu.paged_cases import HARD_KEYS, PagedArguments, assert_equals_unfused, paged
-from tests.gpu.tools import DEVICE, assert_repeats, capture, on_device, poisoned
-from tests.select_arguments import index_queries, ints
+from tests.gpu.paged_cases import (
+    HARD_KEYS,
+    PagedArguments,
+    assert_equals_unfused,
+    assert_graph_replays,
+    assert_random_rows,
+    assert_rows_alone,
+    model_like,
+    paged,
+)
+from tests.gpu.tools import on_device
+from tests.select_arguments import ints
 
 __all__ = ["on_device"]
 
@@ -40,23 +47,12 @@ def test_sizes(batch: int, columns: int) -> None:
 @pytest.mark.parametrize("top_k", [512, 1024, 2048])
 def test_many_random_rows(top_k: int) -> None:
     """More than 10,000 of them in all."""
-    arguments = paged(132, 16_384, pages=5000)
-    q, _, weights, lens, table = arguments[:5]
-    for draw in range(26):
-        q.copy_(index_queries(132, 1, 64)), weights.normal_()
-        lens[:] = torch.randint(top_k if draw % 2 else 12_000, 16_385, (132,))
-        table.copy_(table.flip(0).roll(draw, 1))
-        assert_equals_unfused(arguments, top_k)
+    assert_random_rows(paged(132, 16_384, pages=5000), top_k, draws=26, longish=12_000)
 
 
 @pytest.mark.parametrize("top_k", [512, 1024, 2048])
 def test_keys_like_a_models(top_k: int) -> None:
-    shape = {"batch": 20, "context": 65_536, "next_n": 1, "index_heads": 64}
-    inputs = decode_inputs(shape, torch.device(DEVICE), 0, "model_like")
-    q, cache, weights, _, table = inputs.values()
-    lens = torch.randint(1, 65_537, (20,)).int()
-    lens[:10] = 65_536
-    assert_equals_unfused((q, cache, weights, lens, table, 65_536), top_k)
+    assert_equals_unfused(model_like(20, 65_536), top_k)
 
 
 @pytest.mark.parametrize("shape", HARD_KEYS)
@@ -68,18 +64,9 @@ def test_adversarial_keys(shape: Callable[[PagedArguments], None]) -> None:
 
 
 def test_rows_do_not_depend_on_their_neighbours() -> None:
-    q, cache, weights, lens, table, columns = paged(33, 40_000)
-    lens[1::2] = torch.randint(1, 40_000, (16,)).int()
-    batch = dsa_ops.paged_indexer_topk(q, cache, weights, lens, table, columns, 2048)
-    assert_repeats(
-        lambda: (dsa_ops.paged_indexer_topk(q, cache, weights, lens, table, columns, 2048),)
-    )
-    for row in (0, 7, 32):
-        own = slice(row, row + 1)
-        alone = dsa_ops.paged_indexer_topk(
-            q[own], cache, weights[own], lens[own], table[own], columns, 2048
-        )
-        assert torch.equal(alone, batch[own])
+    arguments = paged(33, 40_000)
+    arguments[3][1::2] = torch.randint(1, 40_000, (16,)).int()
+    assert_rows_alone(arguments, 2048, (0, 7, 32))
 
 
 def test_several_chunks() -> None:
@@ -89,14 +76,4 @@ def test_several_chunks() -> None:
 
 
 def test_graph_replays_with_other_lengths() -> None:
-    arguments = paged(20, 60_000, 16, pages=3000)
-    lens, table = arguments[3:5]
-    indices = poisoned(20, 2048, dtype=torch.int32)
-    lens.fill_(5000)
-    graph = capture(lambda: dsa_ops.paged_indexer_topk(*arguments, 2048, out=indices))
-    for longest in (60_000, 3000, 1000, 60_000):
-        lens[:] = torch.randint(0, longest + 1, (20,))
-        table.copy_(table.flip(0))
-        graph.replay()
-        expected = dsa_ops.topk(dsa_ops.paged_indexer_logits(*arguments), 2048, lens)
-        assert torch.equal(indices, expected)
+    assert_graph_replays(paged(20, 60_000, 16, pages=3000), 2048, (60_000, 3000, 1000, 60_000))
