@@ -24,18 +24,11 @@ struct PairValues {
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
         scales(((first_dim() >> 7 & 1) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
-  // Read anew at every call: the loop has no register for it.
-  static __device__ __forceinline__ uint32_t thread_index() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
-
   static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
 
   // The first of the four dims that this lane holds: two rows of both tiles.
   static __device__ __forceinline__ uint32_t first_dim() {
-    return ptx::cluster_rank() * 256 + ((thread_index() - 128) >> 2) * 4;
+    return ptx::cluster_rank() * 256 + (static_cast<uint32_t>(thread_index() - 128) >> 2) * 4;
   }
 
   // Four dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
@@ -87,11 +80,6 @@ struct PairValues {
         }
       }
     }
-  }
-
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    __syncwarp();
-    if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
   }
 
   __device__ __forceinline__ void release_in_both(uint64_t* barrier) {

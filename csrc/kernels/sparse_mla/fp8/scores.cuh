@@ -93,13 +93,6 @@ struct ScoreWarpgroup {
   __device__ ScoreWarpgroup(SharedStorage<HeadTile>& storage, int thread)
       : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {}
 
-  // Read anew where it is needed: the loop has no register for it.
-  static __device__ __forceinline__ int thread_index() {
-    int thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
-
   static __device__ __forceinline__ int lane_index() { return thread_index() & 31; }
 
   // 16 bytes of each of two rows: a k step takes a word of both.
@@ -264,11 +257,6 @@ struct ScoreWarpgroup {
           token[half].template read<kOwnSums>(bits, exists >> position & 1, group));
     }
     release(&shared.value_scale_full[stage]);
-  }
-
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    __syncwarp();
-    if (lane_index() == 0) ptx::mbarrier_arrive(barrier);
   }
 
   // The head of a thread's column 2 * tile; the next one is that of 2 * tile + 1.

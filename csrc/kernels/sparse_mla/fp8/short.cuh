@@ -41,7 +41,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
   __device__ ShortScores(ShortStorage<HeadTile>& storage_, int block_, int thread)
       : Base(storage_, thread), storage(storage_), block(block_) {}
 
-  static __device__ __forceinline__ int own_thread() { return Base::thread_index() & 127; }
+  static __device__ __forceinline__ int own_thread() { return thread_index() & 127; }
 
   __device__ __forceinline__ int vote_barrier() const { return block ? kSecondVote : kScoreVote; }
 
@@ -123,7 +123,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     exponentiate(scores, token, packed, sums);
     this->store_probabilities(block, packed);
     ptx::fence_proxy_async();
-    this->release(&storage.probability_full[block]);
+    release(&storage.probability_full[block]);
     Base::reduce_columns(sums, lane, [](float a, float b) { return a + b; });
     Base::store_columns(storage.warp_sum[block][this->warp], sums, lane);
     if (thread < kHeads) storage.reference[block][thread] = reference;

@@ -30,18 +30,11 @@ struct ValueWarpgroup {
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
         scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
-  // Read anew at every call: the loop has no register for it.
-  static __device__ __forceinline__ uint32_t thread_index() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
-
   static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
 
   // The first of the eight dims that this lane holds: two rows of every tile.
   static __device__ __forceinline__ uint32_t first_dim() {
-    return ((thread_index() - 128) >> 2) * 8;
+    return (static_cast<uint32_t>(thread_index() - 128) >> 2) * 8;
   }
 
   // Eight dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
@@ -93,11 +86,6 @@ struct ValueWarpgroup {
         for (int i = 0; i < 4; ++i) dims[tile * 4 + i] *= (i & 1) ? factor.y : factor.x;
       }
     }
-  }
-
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    __syncwarp();
-    if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
   }
 
   __device__ __forceinline__ void multiply(int stage, int buffer, uint32_t probability_parity) {
