@@ -25,8 +25,6 @@ struct PairValues {
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
         scales(((first_dim() >> 7 & 1) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
-  static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
-
   // The first of the four dims that this lane holds: two rows of both tiles.
   static __device__ __forceinline__ uint32_t first_dim() {
     return ptx::cluster_rank() * 256 + (static_cast<uint32_t>(thread_index() - 128) >> 2) * 4;
@@ -37,18 +35,8 @@ struct PairValues {
     if ((rescale[0].any | rescale[1].any) == 0) return;
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
-      if (!rescale[block].any) continue;
-#pragma unroll
-      for (int tile = 0; tile < PairTile::kHeads / 8; ++tile) {
-        float2 const factor =
-            *reinterpret_cast<float2 const*>(&rescale[block].factor[tile * 8 + quad_lane() * 2]);
-#pragma unroll
-        for (auto& dims : output) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            dims[(block * PairTile::kHeads / 8 + tile) * 4 + i] *= (i & 1) ? factor.y : factor.x;
-          }
-        }
+      if (rescale[block].any) {
+        scale_heads(output, block * PairTile::kHeads / 8, rescale[block].factor);
       }
     }
   }

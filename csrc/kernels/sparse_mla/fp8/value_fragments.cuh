@@ -1,9 +1,9 @@
 // What a lane of warpgroups 1 and 2 takes of a block of tokens: neighbouring dims of four tokens a
-// step, and their scales, as fragments of V^T.
+// step, and their scales, as fragments of V^T; and its accumulators.
 #pragma once
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
-#include "kernels/sparse_mla/fp8/traits.h"
+#include "kernels/sparse_mla/fp8/tile.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 
@@ -64,5 +64,24 @@ struct StepTokens {
     }
   }
 };
+
+__device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
+
+// Multiplies the accumulators of the heads from tile `first_tile` of 8 on by their factors.
+template <int kHeads, int kDimTiles, int kValues>
+__device__ __forceinline__ void scale_heads(float (&output)[kDimTiles][kValues], int first_tile,
+                                            float const (&factors)[kHeads]) {
+#pragma unroll
+  for (int tile = 0; tile < kHeads / 8; ++tile) {
+    float2 const factor = *reinterpret_cast<float2 const*>(&factors[tile * 8 + quad_lane() * 2]);
+#pragma unroll
+    for (auto& dims : output) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        dims[(first_tile + tile) * 4 + i] *= (i & 1) ? factor.y : factor.x;
+      }
+    }
+  }
+}
 
 }  // namespace dsa_ops::sparse_mla::fp8

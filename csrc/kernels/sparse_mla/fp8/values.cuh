@@ -31,25 +31,13 @@ struct ValueWarpgroup {
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
         scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
-  static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
-
   // The first of the eight dims that this lane holds: two rows of every tile.
   static __device__ __forceinline__ uint32_t first_dim() {
     return (static_cast<uint32_t>(thread_index() - 128) >> 2) * 8;
   }
 
   __device__ __forceinline__ void rescale(int buffer) {
-    if (!shared.rescales[buffer]) return;
-    auto const& factors = shared.rescale[buffer];
-#pragma unroll
-    for (int tile = 0; tile < HeadTile::kHeads / 8; ++tile) {
-      float2 const factor = *reinterpret_cast<float2 const*>(&factors[tile * 8 + quad_lane() * 2]);
-#pragma unroll
-      for (auto& dims : output) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) dims[tile * 4 + i] *= (i & 1) ? factor.y : factor.x;
-      }
-    }
+    if (shared.rescales[buffer]) scale_heads(output, 0, shared.rescale[buffer]);
   }
 
   __device__ __forceinline__ void multiply(int stage, int buffer, uint32_t probability_parity) {
