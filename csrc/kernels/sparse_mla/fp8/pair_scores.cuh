@@ -48,42 +48,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     }
   }
 
-  // Raises the references of the heads whose maximum has outgrown them.
-  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
-    int const thread = thread_index();
-    int const lane = thread & 31;
-    auto& factors = shared.rescale[buffer][ptx::cluster_rank()].factor;
-    float maximum[kColumns];
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      int const i = (column >> 1) * 4 + (column & 1);
-      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
-    }
-    reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_columns(shared.warp_result[warp], maximum, lane);
-    ptx::named_barrier_sync(kScoreVote, 128);
-    if (thread < PairTile::kHeads) {
-      auto const& result = shared.warp_result;
-      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
-                                  fmaxf(result[2][thread], result[3][thread]));
-      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
-      float const step = raises ? largest : 0.f;
-      shared.step[thread] = step;
-      shared.column[thread].y -= step;
-      factors[thread] = started ? ptx::exp2_flushed(-step) : 1.f;
-    }
-    ptx::named_barrier_sync(kScoreVote, 128);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      int const head = head_of(tile, lane);
-      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
-      float2 const factor = *reinterpret_cast<float2 const*>(&factors[head]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
-      sum[tile] = make_float2(sum[tile].x * factor.x, sum[tile].y * factor.y);
-    }
-  }
-
   // To the own block's place, and from there to the other's.
   __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], int buffer,
                                            bool rescales) {
@@ -127,7 +91,11 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
     if (raises) {
       ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
-      raise_references(scores, buffer);
+      Raise const to{shared.warp_result, shared.step,
+                     shared.rescale[buffer][ptx::cluster_rank()].factor, kScoreVote};
+      raise_references(scores, thread_index(), started, to, [this](int tile, float2 factor) {
+        sum[tile] = make_float2(sum[tile].x * factor.x, sum[tile].y * factor.y);
+      });
     }
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);

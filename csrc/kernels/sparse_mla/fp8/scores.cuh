@@ -331,9 +331,21 @@ struct ScoreWarpgroup {
     }
   }
 
-  // Raises the references of the heads whose maximum has outgrown them.
-  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
-    int const thread = thread_index();
+  // What a warpgroup leaves by head as it raises references, and the barrier of its threads.
+  struct Raise {
+    float (&warp_maximum)[4][HeadTile::kHeads];
+    float (&step)[HeadTile::kHeads];    // what a reference is raised by
+    float (&factor)[HeadTile::kHeads];  // of what is relative to it
+    int barrier;
+  };
+
+  // Raises the references of the heads whose maximum has outgrown them, and takes the exponents
+  // along; `rescale(tile, factors of its two heads)` what a thread keeps relative to them. By
+  // `thread` of the warpgroup; returns what the reference of the head of this number is raised by.
+  // `seen`: a token of the tile has been seen before.
+  template <class Rescale>
+  __device__ __forceinline__ float raise_references(Scores& exponents, int thread, bool seen,
+                                                    Raise const& to, Rescale const& rescale) {
     int const lane = thread & 31;
     float maximum[kColumns];
 #pragma unroll
@@ -342,29 +354,28 @@ struct ScoreWarpgroup {
       maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
     }
     reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_columns(shared.warp_result[warp], maximum, lane);
-    ptx::named_barrier_sync(kScoreVote, 128);
+    store_columns(to.warp_maximum[warp], maximum, lane);
+    ptx::named_barrier_sync(to.barrier, 128);
+    float step = 0.f;
     if (thread < HeadTile::kHeads) {
-      auto const& result = shared.warp_result;
+      auto const& result = to.warp_maximum;
       float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
                                   fmaxf(result[2][thread], result[3][thread]));
-      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
-      float const step = raises ? largest : 0.f;
-      shared.step[thread] = step;
+      if (largest > -INFINITY && (!seen || largest > kSlackLog2)) step = largest;
+      to.step[thread] = step;
       shared.column[thread].y -= step;
-      shared.rescale[buffer][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
+      to.factor[thread] = seen ? ptx::exp2_flushed(-step) : 1.f;
     }
-    ptx::named_barrier_sync(kScoreVote, 128);
+    ptx::named_barrier_sync(to.barrier, 128);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       int const head = head_of(tile, lane);
-      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
-      float2 const factor = *reinterpret_cast<float2 const*>(&shared.rescale[buffer][head]);
+      float2 const own = *reinterpret_cast<float2 const*>(&to.step[head]);
+      rescale(tile, *reinterpret_cast<float2 const*>(&to.factor[head]));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
-      float2& sums = shared.sum[tile][thread];
-      sums = make_float2(sums.x * factor.x, sums.y * factor.y);
+      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? own.y : own.x;
     }
+    return step;
   }
 
   __device__ __forceinline__ void store_probabilities(int buffer,
@@ -393,7 +404,14 @@ struct ScoreWarpgroup {
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
-    if (raises) raise_references(scores, buffer);
+    if (raises) {
+      int const thread = thread_index();
+      Raise const to{shared.warp_result, shared.step, shared.rescale[buffer], kScoreVote};
+      raise_references(scores, thread, started, to, [&](int tile, float2 factor) {
+        float2& sums = shared.sum[tile][thread];
+        sums = make_float2(sums.x * factor.x, sums.y * factor.y);
+      });
+    }
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     if (thread_index() == 0) shared.rescales[buffer] = raises && started;

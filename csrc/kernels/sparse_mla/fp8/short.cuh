@@ -45,40 +45,6 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
 
   __device__ __forceinline__ int vote_barrier() const { return block ? kSecondVote : kScoreVote; }
 
-  // Raises the references of the heads whose maximum has outgrown them. Returns what this thread's
-  // head, if it has one, was raised by.
-  __device__ __forceinline__ float raise(Scores& exponents, bool started) {
-    int const thread = own_thread(), lane = thread & 31;
-    float maximum[kColumns];
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      int const i = (column >> 1) * 4 + (column & 1);
-      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
-    }
-    Base::reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    auto& result = storage.warp_maximum[block];
-    Base::store_columns(result[this->warp], maximum, lane);
-    ptx::named_barrier_sync(vote_barrier(), 128);
-    float step = 0.f;
-    if (thread < kHeads) {
-      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
-                                  fmaxf(result[2][thread], result[3][thread]));
-      if (largest > -INFINITY && (!started || largest > kSlackLog2)) step = largest;
-      storage.raised[block][thread] = step;
-      storage.column[thread].y -= step;
-      storage.rescale[block][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
-    }
-    ptx::named_barrier_sync(vote_barrier(), 128);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      float2 const own =
-          *reinterpret_cast<float2 const*>(&storage.raised[block][Base::head_of(tile, lane)]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? own.y : own.x;
-    }
-    return step;
-  }
-
   // To probabilities in f16 and the sums of a thread's own tokens.
   static __device__ __forceinline__ void exponentiate(Scores const& exponents,
                                                       TokenScales const (&token)[2],
@@ -108,7 +74,12 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
 #pragma unroll
     for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, vote_barrier());
-    if (raises) reference += raise(scores, started);
+    if (raises) {
+      typename Base::Raise const to{storage.warp_maximum[block], storage.raised[block],
+                                    storage.rescale[block], vote_barrier()};
+      // Sums come later, each with the reference that it is relative to.
+      reference += this->raise_references(scores, own_thread(), started, to, [](int, float2) {});
+    }
     if (thread == 0) {
       storage.rescales[block] = raises && started;
       if (block == 0) {
