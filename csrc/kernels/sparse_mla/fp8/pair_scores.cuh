@@ -35,16 +35,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
                                                uint32_t (&packed)[kColumns]) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      float p[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
-      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
-      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        sum[tile].x = fmaf(p[2 * half], token[half].inverse, sum[tile].x);
-        sum[tile].y = fmaf(p[2 * half + 1], token[half].inverse, sum[tile].y);
-      }
+      sum[tile] = add_probabilities(sum[tile], exponentiate_tile(exponents, tile, packed), token);
     }
   }
 
@@ -100,10 +91,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     bool const rescales = raises && started;
-    if (!started) {
-      auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
-      started = (words.x | words.y) != 0;
-    }
+    if (!started) started = any_token(stage) != 0;
     ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
     hand_out(packed, buffer, rescales);
   }

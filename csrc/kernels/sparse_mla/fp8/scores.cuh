@@ -279,6 +279,27 @@ struct ScoreWarpgroup {
     }
   }
 
+  // Probabilities of two heads and two tokens, to `packed` in f16.
+  static __device__ __forceinline__ float4 exponentiate_tile(Scores const& exponents, int tile,
+                                                             uint32_t (&packed)[kColumns]) {
+    float p[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
+    packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
+    packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
+    return make_float4(p[0], p[1], p[2], p[3]);
+  }
+
+  // Adds them to the sums of the two heads.
+  static __device__ __forceinline__ float2 add_probabilities(float2 sum, float4 p,
+                                                             TokenScales const (&token)[2]) {
+    sum.x = fmaf(p.x, token[0].inverse, sum.x);
+    sum.y = fmaf(p.y, token[0].inverse, sum.y);
+    sum.x = fmaf(p.z, token[1].inverse, sum.x);
+    sum.y = fmaf(p.w, token[1].inverse, sum.y);
+    return sum;
+  }
+
   // Probabilities of a block in f16; their sums go to `sum`.
   __device__ __forceinline__ void exponentiate(Scores const& exponents,
                                                TokenScales const (&token)[2],
@@ -287,19 +308,22 @@ struct ScoreWarpgroup {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       float2& sums = shared.sum[tile][thread];
-      float2 sum = sums;
-      float p[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
-      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
-      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        sum.x = fmaf(p[2 * half], token[half].inverse, sum.x);
-        sum.y = fmaf(p[2 * half + 1], token[half].inverse, sum.y);
-      }
-      sums = sum;
+      float2 const sum = sums;
+      sums = add_probabilities(sum, exponentiate_tile(exponents, tile, packed), token);
     }
+  }
+
+  static __device__ __forceinline__ float largest(Scores const& exponents) {
+    float maximum = exponents[0];
+#pragma unroll
+    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, exponents[i]);
+    return maximum;
+  }
+
+  // Not 0 if a token of a stage exists.
+  __device__ __forceinline__ uint32_t any_token(int stage) const {
+    auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
+    return words.x | words.y;
   }
 
   // Reduces each column over the warp's rows. A lane ends up with kColumns / 8 of them (or one):
@@ -399,9 +423,7 @@ struct ScoreWarpgroup {
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
                                           int buffer, uint32_t empty_parity) {
     to_exponents(scores, token);
-    float maximum = scores[0];
-#pragma unroll
-    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
+    float const maximum = largest(scores);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
     if (raises) {
@@ -415,10 +437,7 @@ struct ScoreWarpgroup {
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     if (thread_index() == 0) shared.rescales[buffer] = raises && started;
-    if (!started) {
-      auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
-      started = (words.x | words.y) != 0;
-    }
+    if (!started) started = any_token(stage) != 0;
     store_probabilities(buffer, packed);
     ptx::fence_proxy_async();
     release(&shared.probability_full[buffer]);

@@ -52,15 +52,9 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
                                                       float (&sums)[kColumns]) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      float p[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
-      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
-      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        sums[tile * 2 + i] = fmaf(p[2 + i], token[1].inverse, p[i] * token[0].inverse);
-      }
+      float4 const p = Base::exponentiate_tile(exponents, tile, packed);
+      sums[tile * 2] = fmaf(p.z, token[1].inverse, p.x * token[0].inverse);
+      sums[tile * 2 + 1] = fmaf(p.w, token[1].inverse, p.y * token[0].inverse);
     }
   }
 
@@ -70,9 +64,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     bool const started = block > 0 && storage.seen != 0;
     float reference = thread < kHeads ? -storage.column[thread].y : 0.f;
     this->to_exponents(scores, token);
-    float maximum = scores[0];
-#pragma unroll
-    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
+    float const maximum = Base::largest(scores);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, vote_barrier());
     if (raises) {
       typename Base::Raise const to{storage.warp_maximum[block], storage.raised[block],
@@ -83,8 +75,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     if (thread == 0) {
       storage.rescales[block] = raises && started;
       if (block == 0) {
-        auto const words = *reinterpret_cast<uint2 const*>(storage.exists[0]);
-        storage.seen = words.x | words.y;
+        storage.seen = this->any_token(0);
         // Every thread of the warpgroup has read the references before a barrier of the vote.
         ptx::mbarrier_arrive(&storage.settled);
       }
