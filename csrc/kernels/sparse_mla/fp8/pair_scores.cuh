@@ -114,7 +114,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
 
   // Log-sum-exp of the own heads, and the factors that normalise the output, for both blocks.
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
-    constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
     float total_of[kColumns];
@@ -128,8 +127,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     ptx::named_barrier_sync(kScoreVote, 128);
     uint32_t const parity = (tiles++ & 1) ^ 1;
     if (thread >= PairTile::kHeads) return;
-    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
-                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (ptx::log2_approx(total) + reference) * kLn2;

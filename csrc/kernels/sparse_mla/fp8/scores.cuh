@@ -355,6 +355,11 @@ struct ScoreWarpgroup {
     }
   }
 
+  static __device__ __forceinline__ float sum_of_warps(float const (&of_warp)[4][HeadTile::kHeads],
+                                                       int head) {
+    return (of_warp[0][head] + of_warp[1][head]) + (of_warp[2][head] + of_warp[3][head]);
+  }
+
   // What a warpgroup leaves by head as it raises references, and the barrier of its threads.
   struct Raise {
     float (&warp_maximum)[4][HeadTile::kHeads];
@@ -463,7 +468,6 @@ struct ScoreWarpgroup {
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.
   template <Split kSplit>
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
-    constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
     float total_of[kColumns];
@@ -477,8 +481,7 @@ struct ScoreWarpgroup {
     store_columns(shared.warp_result[warp], total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread >= HeadTile::kHeads) return;
-    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
-                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;
     if constexpr (kSplit != Split::kNone) {
       hand_over_sum<kSplit == Split::kCluster>(

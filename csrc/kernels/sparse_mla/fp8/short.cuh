@@ -101,8 +101,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
 
   // The sum of a block's probabilities, relative to the row's last reference.
   __device__ __forceinline__ float sum_of(int which, int head, float reference) const {
-    auto const& sums = storage.warp_sum[which];
-    float const sum = (sums[0][head] + sums[1][head]) + (sums[2][head] + sums[3][head]);
+    float const sum = Base::sum_of_warps(storage.warp_sum[which], head);
     // Before the first token a reference has no meaning.
     return sum == 0.f ? 0.f : sum * ptx::exp2_flushed(storage.reference[which][head] - reference);
   }
