@@ -4,6 +4,7 @@
 // a product, so that a token's bytes are loaded, converted and scaled once for all of them.
 #pragma once
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
+#include "kernels/sparse_mla/fp8/tokens.cuh"
 #include "kernels/sparse_mla/fp8/value_fragments.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {

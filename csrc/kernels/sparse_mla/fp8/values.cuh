@@ -5,8 +5,8 @@
 #pragma once
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
-#include "kernels/sparse_mla/fp8/scores.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
+#include "kernels/sparse_mla/fp8/tokens.cuh"
 #include "kernels/sparse_mla/fp8/value_fragments.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
