@@ -50,8 +50,8 @@ Status allow_shared_memory(int bytes, char const* op) {
   return cuda_status(error, op);
 }
 
-// Every op folder lists its kernels in `k<Op>Kernels` (defined beside the launch code) and the
-// functions to preload.
+// A kernel's row of the table, and the function that preload() loads. Every op folder lists its
+// own, beside the code that launches them.
 struct KernelEntry {
   KernelInfo info;
   void const* function;

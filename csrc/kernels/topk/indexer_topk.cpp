@@ -8,6 +8,7 @@
 #include "kernels/indexer/checks.h"
 #include "kernels/indexer/launchers.h"
 #include "kernels/launch.h"
+#include "kernels/rounding.h"
 #include "kernels/topk/fused/launcher.h"
 #include "kernels/topk/launcher.h"
 #include "kernels/topk/listed/launcher.h"
@@ -20,10 +21,6 @@ namespace {
 
 constexpr int64_t kLogitsBytes = topk_sm90::fused::kFusedBytes;
 constexpr int64_t kAlignment = 256;
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Elements between the rows of the workspace's logits.
 int64_t row_stride(int64_t columns) {

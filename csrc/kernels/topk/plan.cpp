@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 
+#include "kernels/rounding.h"
 #include "kernels/topk/binned/traits.h"
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/resident/traits.h"
@@ -17,10 +18,6 @@ namespace {
 constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
 constexpr int64_t kMaxPacketLogits = 8;  // bfloat16
 constexpr int32_t kGatedThreads = gated::kThreads;
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Logits in front of a block's slice that lie in its first 16-byte packet, at most, beyond what the
 // slice leaves free: a range that starts later in an aligned row is so much shorter.
@@ -63,8 +60,7 @@ Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t n
       {Selector::kGated, kAny, kAny, 8, kGatedThreads, 0},
   };
   return *std::find_if(std::begin(choices), std::end(choices), [&](Choice const& choice) {
-    int64_t const slice =
-        round_up((num_columns + choice.cluster_size - 1) / choice.cluster_size, 8);
+    int64_t const slice = round_up(ceil_div(num_columns, choice.cluster_size), 8);
     int64_t const keys = slice + before_slice(starts, choice.cluster_size);
     bool const fits =
         choice.selector == Selector::kGated || keys <= choice.block_threads * choice.thread_keys;
@@ -105,7 +101,7 @@ size_t storage_bytes(int32_t cluster_size) {
 }
 
 TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t cluster_size) {
-  int64_t const slice = round_up((num_columns + cluster_size - 1) / cluster_size, 8);
+  int64_t const slice = round_up(ceil_div(num_columns, cluster_size), 8);
   int64_t const window_words = std::min(round_up(slice, 1024) / 32, kMaxWindowWords);
   int64_t const capacity = max_candidates(cluster_size);
   int64_t const shared_bytes = static_cast<int64_t>(storage_bytes(cluster_size)) +
