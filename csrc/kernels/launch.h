@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdarg>
+#include <cstddef>
 #include <cstdio>
 
 #include "dsa_ops/build_info.h"
@@ -36,6 +37,9 @@ struct DeviceProperties {
 
 // Fails with kUnsupportedDevice unless the current device is a compute capability 9.0 GPU.
 Status current_device(DeviceProperties* properties, char const* op) noexcept;
+
+// Whether a caller's scratch suffices.
+Status check_workspace(void const* workspace, size_t bytes, size_t needed, char const* op) noexcept;
 
 // Raises a kernel's dynamic shared-memory limit once per device; safe to call on every launch.
 template <auto kKernel>

@@ -37,18 +37,6 @@ int64_t logits_bytes(int64_t rows, int64_t columns) {
 
 int64_t lengths_bytes(int64_t rows) { return round_up(rows * sizeof(int32_t), kAlignment); }
 
-Status check_workspace(void const* workspace, size_t bytes, size_t needed, char const* op) {
-  if (reinterpret_cast<uintptr_t>(workspace) % kAlignment != 0) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace must be aligned to 256 bytes, got address %p", op, workspace);
-  }
-  if (bytes < needed) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace_bytes must be at least %zu, got %zu", op, needed, bytes);
-  }
-  return Status{};
-}
-
 Status check_selection(TopkParams const& selection, char const* op) {
   if (selection.top_k < 1 || selection.top_k > kMaxTopk) {
     return make_status(StatusCode::kInvalidArgument, "%s: top_k must be between 1 and %d, got %d",
