@@ -215,7 +215,8 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
   int64_t const max_rows = rows_per_chunk(columns);
   bool const listed = scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
                                                   std::min(num_rows, max_rows), scoring.next_n,
-                                                  columns, p.selection.top_k, device.num_sms);
+                                                  scoring.num_heads, columns, p.selection.top_k,
+                                                  device.num_sms);
   bool const owned = scoring.num_sms == 0 &&
                      topk_sm90::owned::owns_rows(num_rows, scoring.next_n, columns, device.num_sms);
   return for_each_chunk(num_rows, scoring.next_n, max_rows, [&](Chunk const& chunk) {
