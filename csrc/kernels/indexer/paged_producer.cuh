@@ -12,6 +12,11 @@
 
 namespace dsa_ops::indexer {
 
+// A long call's first pages push out of the L2 what the kernels before have left dirty there: pages
+// that leave first would make do with what room there is beside it. README.md has times.
+inline constexpr int32_t kPushingPages = 6000;  // 50 MB, an H100's L2
+inline constexpr int32_t kLongCallPages = 24000;
+
 // The rows of a row tile: the request, its first token and how many tokens.
 struct TileRows {
   int32_t request;
@@ -90,7 +95,8 @@ class PagedProducer {
       first_pages_ = pages_of<Tile>(args_, lane_);
       total_ = __reduce_add_sync(~0u, Order(first_pages_).count() + places_of_rest());
     }
-    page_policy_ = ptx::evict_first_policy();
+    if (total_ >= kLongCallPages) pushing_ = kPushingPages / static_cast<int32_t>(gridDim.x) + 1;
+    page_policy_ = pushing_ > 0 ? ptx::evict_normal_policy() : ptx::evict_first_policy();
   }
 
   __device__ void run() {
@@ -280,6 +286,7 @@ class PagedProducer {
         if (present(pages[i])) load_page(stage, i, pages[i]);
       }
     }
+    if (--pushing_ == 0) page_policy_ = ptx::evict_first_policy();
     keys_.advance();
   }
 
@@ -312,6 +319,7 @@ class PagedProducer {
   int32_t first_ids_ = -1;   // of the lane's page (kOnly)
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
+  int32_t pushing_ = 0;      // stages left whose pages push
   uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;
   RingPosition<Block::kKeyStages> keys_;

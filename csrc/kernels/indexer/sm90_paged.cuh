@@ -15,7 +15,8 @@
 //   warp 4      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
 //               copy; a page that is not in the cache is never read, only reported as absent.
 //               Pages are read once: they leave the L2 first, before the logits
-//   warps 5-7   -inf from the end of a row tile's pages to max_context_len
+//   warps 5-7   -inf from the end of a row tile's pages to max_context_len (128 columns: warps 0-3
+//               do it before they score)
 //
 // Rings and barriers:
 //   piece_full[2]   32 arrivals (the producer's lanes: each has described a part of the piece), of
@@ -60,7 +61,7 @@ __device__ void fill_paged(PagedArgs const& args, int filler_warp, int lane) {
   constexpr int32_t kColumns = 2048;
   int32_t const parts = (args.max_context_len + kColumns - 1) / kColumns;
   int64_t const units = static_cast<int64_t>(args.row_tiles) * parts;
-  int64_t const step = static_cast<int64_t>(gridDim.x) * kFillerWarps;
+  int64_t const step = static_cast<int64_t>(gridDim.x) * PagedBlock<Tile>::kFillerWarps;
   for (int64_t unit = filler_warp * gridDim.x + blockIdx.x; unit < units; unit += step) {
     int32_t const row_tile = static_cast<int32_t>(unit / parts);
     int32_t const part = static_cast<int32_t>(unit % parts);
@@ -208,10 +209,14 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows, kOnly>>::k
   ptx::wait_for_prior_kernels();
 
   if (warp < Block::kMathWarps) {
-    ptx::setmaxnreg_inc<Block::kMathRegisters>();
+    if constexpr (Block::kFillers) {
+      ptx::setmaxnreg_inc<Block::kMathRegisters>();
+    } else if (args.fill) {
+      fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);  // while the first pages come
+    }
     score_paged<Tile>(args, shared, warp, lane);
   } else {
-    ptx::setmaxnreg_dec<kProducerRegisters>();
+    if constexpr (Block::kFillers) ptx::setmaxnreg_dec<kProducerRegisters>();
     if (warp == Block::kProducerWarp) {
       producer.run();
     } else if (args.fill) {

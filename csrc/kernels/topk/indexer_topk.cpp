@@ -213,10 +213,10 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
     if (!status.ok()) return status;
   }
   int64_t const max_rows = rows_per_chunk(columns);
-  bool const listed = scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
-                                                  std::min(num_rows, max_rows), scoring.next_n,
-                                                  scoring.num_heads, columns, p.selection.top_k,
-                                                  device.num_sms);
+  bool const listed =
+      scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
+                                  std::min(num_rows, max_rows), scoring.next_n, scoring.num_heads,
+                                  columns, p.selection.top_k, device.num_sms);
   bool const owned = scoring.num_sms == 0 &&
                      topk_sm90::owned::owns_rows(num_rows, scoring.next_n, columns, device.num_sms);
   return for_each_chunk(num_rows, scoring.next_n, max_rows, [&](Chunk const& chunk) {

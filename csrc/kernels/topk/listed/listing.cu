@@ -8,7 +8,7 @@ namespace {
 template <int kHeads, int kRows>
 Status launch(ListingArgs const& args, indexer::LaunchShape const& shape, cudaStream_t stream,
               char const* op) {
-  using Tile = indexer::PagedTile<kHeads, kRows>;
+  using Tile = ListingTile<kHeads, kRows>;
   return indexer::launch_kernel<sm90_paged_indexer_lists_kernel<kHeads, kRows>,
                                 ListingStorage<Tile>, indexer::PagedBlock<Tile>::kThreads>(
       args, shape, stream, op);
@@ -16,12 +16,12 @@ Status launch(ListingArgs const& args, indexer::LaunchShape const& shape, cudaSt
 
 template <int kHeads, int kRows>
 KernelEntry entry(char const* tile) {
-  using Tile = indexer::PagedTile<kHeads, kRows>;
+  using Tile = ListingTile<kHeads, kRows>;
   using Block = indexer::PagedBlock<Tile>;
   return indexer::kernel_entry<sm90_paged_indexer_lists_kernel<kHeads, kRows>,
-                               ListingStorage<Tile>>(
-      "sm90_paged_indexer_lists_kernel", "paged_indexer_topk", tile, Block::kThreads,
-      Block::kLaunchRegisters);
+                               ListingStorage<Tile>>("sm90_paged_indexer_lists_kernel",
+                                                     "paged_indexer_topk", tile, Block::kThreads,
+                                                     Block::kLaunchRegisters);
 }
 
 }  // namespace
@@ -41,10 +41,8 @@ Status launch_listing(ListingArgs const& args, int32_t num_heads, indexer::Launc
 
 KernelList listing_kernels() {
   static KernelEntry const kEntries[] = {
-      entry<64, 2>("2 rows of 64 heads x 1 page"),
-      entry<64, 1>("1 row of 64 heads x 1 page"),
-      entry<32, 1>("1 row of 32 heads x 1 page"),
-      entry<16, 1>("1 row of 16 heads x 1 page"),
+      entry<64, 2>("2 rows of 64 heads x 1 page"), entry<64, 1>("1 row of 64 heads x 1 page"),
+      entry<32, 1>("1 row of 32 heads x 1 page"),  entry<16, 1>("1 row of 16 heads x 1 page"),
       entry<8, 1>("1 row of 8 heads x 1 page"),
   };
   return KernelList{kEntries, sizeof(kEntries) / sizeof(kEntries[0])};

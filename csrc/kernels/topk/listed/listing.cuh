@@ -4,8 +4,9 @@
 // Pages, queries and barriers are those of sm90_paged_indexer_logits_kernel, but for the order of
 // the pages. The first pages of a part, each of another stratum of the row, are its sample: their
 // logits stay in shared memory until the math warps have found a gate from them. From then on a
-// logit that passes is listed at once. The math warps meet at a named barrier. Two rows of a request
-// share the pages; each has a sample, a gate and a list of its own, and a lane one of the rows.
+// logit that passes is listed at once. The math warps meet at a named barrier. Two rows of a
+// request share the pages; each has a sample, a gate and a list of its own, and a lane one of the
+// rows.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -186,10 +187,10 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
 }
 
 template <int kHeads, int kRows>
-__global__ void __launch_bounds__(indexer::PagedBlock<indexer::PagedTile<kHeads, kRows>>::kThreads,
-                                  indexer::PagedBlock<indexer::PagedTile<kHeads, kRows>>::kPerSm)
+__global__ void __launch_bounds__(indexer::PagedBlock<ListingTile<kHeads, kRows>>::kThreads,
+                                  indexer::PagedBlock<ListingTile<kHeads, kRows>>::kPerSm)
     sm90_paged_indexer_lists_kernel(__grid_constant__ ListingArgs const args) {
-  using Tile = indexer::PagedTile<kHeads, kRows>;
+  using Tile = ListingTile<kHeads, kRows>;
   using Block = indexer::PagedBlock<Tile>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<ListingStorage<Tile>*>(shared_memory);

@@ -53,9 +53,10 @@ class PartGate {
     if (logit > -INFINITY) add(gate_bin(logit));
   }
 
-  // From a sample that is counted and complete up to `sampled`, where a row of `row_length` keys and
-  // those after it in its last pages have all been drawn from; the bins are zero again afterwards.
-  // The rank is what top_k keys of the row have in the sample on average and eight deviations more.
+  // From a sample that is counted and complete up to `sampled`, where a row of `row_length` keys
+  // and those after it in its last pages have all been drawn from; the bins are zero again
+  // afterwards. The rank is what top_k keys of the row have in the sample on average and eight
+  // deviations more.
   __device__ __forceinline__ void find(int32_t sampled, int32_t row_length, int32_t top_k) {
     float const expected = static_cast<float>(top_k) * sampled / row_length;
     float const deviation = sqrtf(expected);

@@ -21,15 +21,19 @@ inline constexpr uint32_t kPartCandidates = 4096;
 inline constexpr int kThreads = 1024;
 inline constexpr int kKeys = 8;
 inline constexpr int kRowCandidates = kThreads * kKeys;
-// Blocks that score at most, hence parts of a row: what 160 multiprocessors hold. Half as many score
-// two rows of a request.
-inline constexpr int kMaxParts = 640;
-inline constexpr int32_t kMaxRows = 160;  // that select at once
-inline constexpr int kMaxListedTopk = 2048;
 // Rows of a request that share its pages, and the head count whose tile of two rows leaves room for
 // two samples.
 inline constexpr int kMaxRowsOfRequest = 2;
 inline constexpr int kPairHeads = 64;
+// Blocks on a multiprocessor that score such rows.
+constexpr int listing_blocks_per_sm(int rows) { return rows == 1 ? 4 : 2; }
+template <int kHeads, int kRows>
+using ListingTile = indexer::PagedTile<kHeads, kRows, false, listing_blocks_per_sm(kRows)>;
+
+inline constexpr int32_t kMaxRows = 160;  // that select at once
+// Parts of a row at most: what as many multiprocessors score at once.
+inline constexpr int kMaxParts = kMaxRows * listing_blocks_per_sm(1);
+inline constexpr int kMaxListedTopk = 2048;
 // Groups of warps of a selecting block that score a row again.
 inline constexpr int kScorers = 4;
 
