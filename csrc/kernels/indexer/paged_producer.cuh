@@ -14,8 +14,8 @@ namespace dsa_ops::indexer {
 
 // A long call's first pages push out of the L2 what the kernels before have left dirty there: pages
 // that leave first would make do with what room there is beside it. README.md has times.
-inline constexpr int32_t kPushingPages = 6000;  // 50 MB, an H100's L2
-inline constexpr int32_t kLongCallPages = 24000;
+inline constexpr int32_t kPushingPages = 12000;
+inline constexpr int32_t kLongCallPages = 44000;
 
 // The rows of a row tile: the request, its first token and how many tokens.
 struct TileRows {
