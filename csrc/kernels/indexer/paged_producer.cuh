@@ -75,6 +75,8 @@ __device__ __forceinline__ void load_queries(PagedArgs const& args, PagedStorage
 template <class Tile, class Order = PagesInOrder>
 class PagedProducer {
   using Block = PagedBlock<Tile>;
+  // Blocks of 256 columns wait for products, not for memory.
+  static constexpr bool kPushes = Tile::kColumns <= 128;
 
  public:
   __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
@@ -95,7 +97,9 @@ class PagedProducer {
       first_pages_ = pages_of<Tile>(args_, lane_);
       total_ = __reduce_add_sync(~0u, Order(first_pages_).count() + places_of_rest());
     }
-    if (total_ >= kLongCallPages) pushing_ = kPushingPages / static_cast<int32_t>(gridDim.x) + 1;
+    if (kPushes && total_ >= kLongCallPages) {
+      pushing_ = kPushingPages / static_cast<int32_t>(gridDim.x) + 1;
+    }
     page_policy_ = pushing_ > 0 ? ptx::evict_normal_policy() : ptx::evict_first_policy();
   }
 
@@ -286,7 +290,7 @@ class PagedProducer {
         if (present(pages[i])) load_page(stage, i, pages[i]);
       }
     }
-    if (--pushing_ == 0) page_policy_ = ptx::evict_first_policy();
+    if (kPushes && --pushing_ == 0) page_policy_ = ptx::evict_first_policy();
     keys_.advance();
   }
 
