@@ -309,7 +309,12 @@ class PagedProducer {
 
   __device__ void finish() {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
-    if (lane_ == 0) shared_.pieces[queries_.stage].stages = 0;
+    if (lane_ == 0) {
+      PagedPiece& last = shared_.pieces[queries_.stage];
+      int32_t const columns = (args_.max_context_len + kPageKeys - 1) / kPageKeys;
+      last.stages = 0;
+      last.rows = total_ < args_.row_tiles * columns ? 1 : 0;
+    }
     if (Block::kWeightsStaged) {
       ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
     }

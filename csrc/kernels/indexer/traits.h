@@ -76,7 +76,7 @@ using PagedTile = QueryTile<Heads, Rows, 1, Only, BlocksPerSm>;
 
 // Beside the math warps of a block are a warp that feeds them and three that fill. Of three blocks
 // on a multiprocessor the math warps need all registers that so many warps would leave: those
-// blocks have no fillers, and no warp gives registers to another.
+// blocks have no fillers but the math warps, and no warp gives registers to another.
 template <class Tile>
 struct PagedBlock {
   static constexpr int kWarpgroups = paged_warpgroups(Tile::kColumns);
@@ -117,7 +117,7 @@ struct RaggedUnit {
 struct PagedPiece {
   int32_t stages;  // to score; 0: no more work
   int32_t first_row;
-  int32_t rows;        // of the tile that exist
+  int32_t rows;        // of the tile that exist; no more work: not 0 if columns are left to fill
   int32_t scan_begin;  // first key scored
   int32_t store_end;   // keys at and after it are not stored
   int32_t row_lengths[4];

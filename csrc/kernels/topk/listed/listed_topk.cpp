@@ -20,8 +20,7 @@ Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& se
   if (!status.ok()) return status;
   int32_t const rows = static_cast<int32_t>(scoring.next_n);
   int64_t const num_rows = scoring.batch * rows;
-  plan.grid =
-      std::min(plan.grid, std::min(device.num_sms, kMaxRows) * listing_blocks_per_sm(rows));
+  plan.grid = std::min(plan.grid, std::min(device.num_sms, kMaxRows) * listing_blocks_per_sm(rows));
   listing.parts = static_cast<ListedPart*>(workspace);
   listing.lists = reinterpret_cast<Candidate*>(listing.parts + num_rows + kMaxParts);
   listing.top_k = selection.top_k;
