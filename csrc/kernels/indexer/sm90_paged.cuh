@@ -15,8 +15,11 @@
 //   warp 4      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
 //               copy; a page that is not in the cache is never read, only reported as absent.
 //               Pages are read once: they leave the L2 first, before the logits
-//   warps 5-7   -inf from the end of a row tile's pages to max_context_len (128 columns: warps 0-3
-//               do it, behind their last page)
+//   warps 5-7   lend registers to warps 0-3; of 128 columns there are none
+//
+// -inf from the end of a row tile's pages to max_context_len: by the math warps behind their last
+// page, as reading goes slower beside it; by warps 5-7 of a call's only tile, whose way to the end
+// would be longer, and of 256 columns, which wait for products.
 //
 // Rings and barriers:
 //   piece_full[2]   32 arrivals (the producer's lanes: each has described a part of the piece), of
@@ -210,14 +213,14 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows, kOnly>>::k
   ptx::wait_for_prior_kernels();
 
   if (warp < Block::kMathWarps) {
-    if constexpr (Block::kFillers) ptx::setmaxnreg_inc<Block::kMathRegisters>();
+    if constexpr (Block::kLends) ptx::setmaxnreg_inc<Block::kMathRegisters>();
     bool const fills = score_paged<Tile>(args, shared, warp, lane) && args.fill;
     if (!Block::kFillers && fills) fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);
   } else {
-    if constexpr (Block::kFillers) ptx::setmaxnreg_dec<kProducerRegisters>();
+    if constexpr (Block::kLends) ptx::setmaxnreg_dec<kProducerRegisters>();
     if (warp == Block::kProducerWarp) {
       producer.run();
-    } else if (args.fill) {
+    } else if (Block::kFillers && args.fill) {
       fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);
     }
   }

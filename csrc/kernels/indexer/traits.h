@@ -74,19 +74,22 @@ template <int Heads, int Rows, bool Only = false,
           int BlocksPerSm = paged_blocks_per_sm(Heads * Rows)>
 using PagedTile = QueryTile<Heads, Rows, 1, Only, BlocksPerSm>;
 
-// Beside the math warps of a block are a warp that feeds them and three that fill. Of three blocks
-// on a multiprocessor the math warps need all registers that so many warps would leave: those
-// blocks have no fillers but the math warps, and no warp gives registers to another.
+// Beside the math warps of a block are a warp that feeds them and three that lend them registers.
+// Of three blocks on a multiprocessor the math warps need all that so many warps would leave: the
+// feeding warp is alone, and none gives registers to another. Lenders fill, where that is better
+// done while pages come: for rows that wait for products, and for a call's only tile. Else the math
+// warps do it, behind their last page.
 template <class Tile>
 struct PagedBlock {
   static constexpr int kWarpgroups = paged_warpgroups(Tile::kColumns);
   static constexpr int kPerSm = Tile::kBlocksPerSm;
-  static constexpr bool kFillers = kPerSm != 3;
+  static constexpr bool kLends = kPerSm != 3;
+  static constexpr bool kFillers = kLends && (kWarpgroups == 2 || Tile::kOnly);
   static constexpr int kMathWarps = 4 * kWarpgroups;
   static constexpr int kProducerWarp = kMathWarps;
   static constexpr int kFillerWarp = kFillers ? kProducerWarp + 1 : 0;
   static constexpr int kFillerWarps = kFillers ? 3 : kMathWarps;
-  static constexpr int kThreads = 32 * (kMathWarps + (kFillers ? 4 : 1));
+  static constexpr int kThreads = 32 * (kMathWarps + (kLends ? 4 : 1));
   static constexpr int kKeyStages = kPerSm == 1 ? 8 : kPerSm == 2 ? 4 : 3;
   // Few weights are loaded sooner by those who need them than staged by the producer.
   static constexpr bool kWeightsStaged = Tile::kColumns > 128;
@@ -95,8 +98,8 @@ struct PagedBlock {
   // Warps share out among four parts of the multiprocessor, each of 16,384 registers.
   static constexpr int kLaunchRegisters = 512 / ((kThreads / 32 * kPerSm + 3) / 4) / 8 * 8;
   static constexpr int kMathRegisters =
-      kFillers ? (kLaunchRegisters * (kWarpgroups + 1) - kProducerRegisters) / kWarpgroups / 8 * 8
-               : kLaunchRegisters;
+      kLends ? (kLaunchRegisters * (kWarpgroups + 1) - kProducerRegisters) / kWarpgroups / 8 * 8
+             : kLaunchRegisters;
 };
 
 struct RowRange {

@@ -210,8 +210,9 @@ __global__ void __launch_bounds__(indexer::PagedBlock<ListingTile<kHeads, kRows>
     indexer::prefetch_block_tables(args, static_cast<int32_t>(blockIdx.x) * kPrefetchThreads +
                                              static_cast<int32_t>(threadIdx.x) - 32);
   } else {
-    for (int i = static_cast<int>(threadIdx.x) - 32 * Block::kFillerWarp; i < kGateBins / 2;
-         i += 32 * (Block::kThreads / 32 - Block::kFillerWarp)) {
+    constexpr int kFirst = 32 * (Block::kProducerWarp + 1);
+    for (int i = static_cast<int>(threadIdx.x) - kFirst; i < kGateBins / 2;
+         i += Block::kThreads - kFirst) {
       for (GateStorage& gate : shared.gates) gate.bins[i] = 0;
     }
   }
