@@ -11,6 +11,7 @@ namespace dsa_ops::topk_sm90::listed {
 inline constexpr int64_t kMinColumns = 8192;    // more
 inline constexpr int64_t kMaxColumns = 262144;  // whose winners' bitmap fits shared memory
 inline constexpr int64_t kMinLogits = int64_t{1} << 20;
+inline constexpr int64_t kMinPairLogits = int64_t{1} << 23;  // of two rows per request
 
 // Calls whose parts are long enough for a sample to tell something, and whose rows a single round
 // of selecting blocks settles. `num_sms`: multiprocessors of the device.
@@ -20,8 +21,9 @@ constexpr bool lists_rows(int64_t num_rows, int64_t num_columns, int32_t num_sms
 }
 constexpr bool lists_candidates(int64_t num_rows, int64_t rows_per_request, int32_t num_heads,
                                 int64_t num_columns, int32_t top_k, int32_t num_sms) {
-  bool const shares_pages = rows_per_request == kMaxRowsOfRequest && num_heads == kPairHeads;
-  return (rows_per_request == 1 || shares_pages) && top_k <= kMaxListedTopk &&
+  bool const pairs = rows_per_request == kMaxRowsOfRequest && num_heads == kPairHeads &&
+                     num_rows * num_columns >= kMinPairLogits;
+  return (rows_per_request == 1 || pairs) && top_k <= kMaxListedTopk &&
          lists_rows(num_rows, num_columns, num_sms);
 }
 
