@@ -50,7 +50,8 @@ int64_t join_clocks(Fp8Shape const& shape, bool through_scratch, int num_splits)
 bool can_split(Fp8Shape const& shape, bool through_scratch, int num_splits, int64_t blocks) {
   if (num_splits == 1) return !through_scratch;
   if (num_splits > blocks) return false;
-  return through_scratch || (shape.tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits));
+  return through_scratch || joins_columns(shape.tile_heads, num_splits) ||
+         (shape.tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits));
 }
 
 }  // namespace

@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   constexpr int kConsumers = kThreads - 128;
-  constexpr bool kPushes = kSplit == Split::kCluster;
+  constexpr bool kPushes = kSplit == Split::kCluster, kColumns = kSplit == Split::kColumns;
   auto const tile = [&args] { return tile_of<HeadTile::kHeads>(args, first_tile()); };
   if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
@@ -98,8 +98,13 @@ __global__ void __launch_bounds__(kThreads, 1)
       IndexList const list = index_list(args, tile());
       RingPlace<HeadTile::kStages> place;
       gather_tokens<true>(shared, args, list, place, true, thread);
-      if constexpr (kPushes) {
-        PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
+      if constexpr (is_cluster(kSplit)) {
+        if constexpr (kColumns) {
+          auto const stages = ColumnParts<HeadTile>(args, tile().split).stages(args);
+          stages.wait_until_free(shared, list.num_blocks);
+        } else {
+          PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
+        }
         ptx::cluster_arrive_release();
       }
     }
@@ -107,10 +112,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (threadIdx.x == 0) {
       init_barriers(shared);
       if constexpr (kPushes) expect_parts(shared, args, tile().split);
+      if constexpr (kColumns) ColumnParts<HeadTile>(args, tile().split).expect(shared);
     }
     __syncwarp();
     ptx::named_barrier_arrive(kBarriersReady, 256);
-    if constexpr (kPushes) ptx::cluster_arrive_relaxed();
+    if constexpr (is_cluster(kSplit)) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
     if constexpr (!kReadsOnce) {
@@ -118,15 +124,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else {
       ScoreWarpgroup<HeadTile> scores(shared, thread);
       scores.run(index_list(args, tile()).num_blocks);
-      if constexpr (kPushes) ptx::cluster_wait_acquire();
+      if constexpr (is_cluster(kSplit)) ptx::cluster_wait_acquire();
       scores.template finish<kSplit>(args, tile());
       if constexpr (kPushes) {
         if (thread < 32) weigh_parts(shared, args, tile(), thread);
       }
-      if constexpr (kSplit != Split::kScratch) ptx::named_barrier_arrive(kFactorReady, kConsumers);
+      if constexpr (kSplit != Split::kScratch) {
+        ptx::named_barrier_arrive(kFactorReady, kConsumers);
+      }
     }
   } else {
-    if constexpr (kPushes) ptx::cluster_arrive_relaxed();
+    if constexpr (is_cluster(kSplit)) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kValueRegisters>();
     load_query_tile<256>(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
     ptx::fence_proxy_async();
@@ -139,6 +147,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       if constexpr (kSplit == Split::kNone) {
         ptx::named_barrier_sync(kFactorReady, kConsumers);
         values.store(args, tile());
+      } else if constexpr (kColumns) {
+        ptx::cluster_wait_acquire();
+        int const first_column = (warpgroup - 1) * HeadTile::kColumns;
+        values.push_columns(args, tile().split, first_column);
+        ptx::named_barrier_sync(kFactorReady, kConsumers);
+        values.join_columns(args, tile(), first_column);
       } else {
         if constexpr (kPushes) ptx::cluster_wait_acquire();
         values.template hand_over_part<kPushes>(args, tile().split);

@@ -13,6 +13,6 @@ namespace dsa_ops::sparse_mla::fp8 {
 Status launch(KernelArgs const& args, int64_t num_rows, int32_t tile_heads, bool through_scratch,
               int32_t num_sms, char const* op, cudaStream_t stream);
 
-std::array<KernelEntry, 21> kernels();
+std::array<KernelEntry, 25> kernels();
 
 }  // namespace dsa_ops::sparse_mla::fp8

@@ -7,6 +7,7 @@
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/columns.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 #include "kernels/sparse_mla/fp8/traits.h"
@@ -455,10 +456,12 @@ struct ScoreWarpgroup {
     float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
                         (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
     float const reference = -shared.column[thread].y;
-    if constexpr (kSplit != Split::kNone) {
-      hand_over_sum<kSplit == Split::kCluster>(
-          shared, args, tile.split, thread,
-          make_float2(total == 0.f ? -INFINITY : reference, total));
+    float2 const sum = make_float2(total == 0.f ? -INFINITY : reference, total);
+    if constexpr (kSplit == Split::kColumns) {
+      ColumnParts<HeadTile>(args, tile.split).weigh(shared, args, tile, thread, sum);
+      return;
+    } else if constexpr (kSplit != Split::kNone) {
+      hand_over_sum<kSplit == Split::kCluster>(shared, args, tile.split, thread, sum);
       return;
     }
     bool const empty = total == 0.f;

@@ -24,8 +24,12 @@ inline constexpr int kGatherRegisters = 24;
 inline constexpr int kLaunchRegisters = 128;  // per thread before the warpgroups trade theirs
 
 // Whether the splits of an index list are thread blocks of their own, and how their parts are
-// joined: pushed between the blocks of a cluster, or by a second kernel from scratch.
-enum class Split { kNone, kCluster, kScratch };
+// joined: pushed between the blocks of a cluster, in two ways, or by a second kernel from scratch.
+enum class Split { kNone, kCluster, kColumns, kScratch };
+
+constexpr bool is_cluster(Split split) {
+  return split == Split::kCluster || split == Split::kColumns;
+}
 
 using cute::SM90::GMMA::Major;
 
