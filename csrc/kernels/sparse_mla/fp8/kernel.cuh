@@ -87,7 +87,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   constexpr int kConsumers = kThreads - 128;
-  constexpr bool kPushes = kSplit == Split::kCluster, kColumns = kSplit == Split::kColumns;
+  constexpr bool kPushes = kSplit == Split::kCluster;
+  using Few = FewParts<HeadTile, kSplit == Split::kThree ? 3 : 2>;
+  // Of two splits, each has one of warpgroups 1 and 2 join.
+  constexpr int kFactorThreads = kSplit == Split::kTwo ? 256 : kConsumers;
   auto const tile = [&args] { return tile_of<HeadTile::kHeads>(args, first_tile()); };
   if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
@@ -98,21 +101,18 @@ __global__ void __launch_bounds__(kThreads, 1)
       IndexList const list = index_list(args, tile());
       RingPlace<HeadTile::kStages> place;
       gather_tokens<true>(shared, args, list, place, true, thread);
-      if constexpr (is_cluster(kSplit)) {
-        if constexpr (kColumns) {
-          auto const stages = ColumnParts<HeadTile>(args, tile().split).stages(args);
-          stages.wait_until_free(shared, list.num_blocks);
-        } else {
-          PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
-        }
-        ptx::cluster_arrive_release();
+      if constexpr (is_few(kSplit)) {
+        Few::stages(args).wait_until_free(shared, list.num_blocks);
+      } else if constexpr (kPushes) {
+        PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
       }
+      if constexpr (is_cluster(kSplit)) ptx::cluster_arrive_release();
     }
   } else if (warpgroup == 0) {
     if (threadIdx.x == 0) {
       init_barriers(shared);
       if constexpr (kPushes) expect_parts(shared, args, tile().split);
-      if constexpr (kColumns) ColumnParts<HeadTile>(args, tile().split).expect(shared);
+      if constexpr (is_few(kSplit)) Few::expect(shared, tile().split);
     }
     __syncwarp();
     ptx::named_barrier_arrive(kBarriersReady, 256);
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         if (thread < 32) weigh_parts(shared, args, tile(), thread);
       }
       if constexpr (kSplit != Split::kScratch) {
-        ptx::named_barrier_arrive(kFactorReady, kConsumers);
+        ptx::named_barrier_arrive(kFactorReady, kFactorThreads);
       }
     }
   } else {
@@ -147,12 +147,19 @@ __global__ void __launch_bounds__(kThreads, 1)
       if constexpr (kSplit == Split::kNone) {
         ptx::named_barrier_sync(kFactorReady, kConsumers);
         values.store(args, tile());
-      } else if constexpr (kColumns) {
+      } else if constexpr (kSplit == Split::kTwo) {
         ptx::cluster_wait_acquire();
-        int const first_column = (warpgroup - 1) * HeadTile::kColumns;
-        values.push_columns(args, tile().split, first_column);
-        ptx::named_barrier_sync(kFactorReady, kConsumers);
-        values.join_columns(args, tile(), first_column);
+        if (warpgroup - 1 == tile().split) {
+          ptx::named_barrier_sync(kFactorReady, kFactorThreads);
+          values.template join_columns<2>(args, tile());
+        } else {
+          values.template push_columns<2>(args, tile().split);
+        }
+      } else if constexpr (kSplit == Split::kThree) {
+        ptx::cluster_wait_acquire();
+        values.template push_columns<3>(args, tile().split);
+        ptx::named_barrier_sync(kFactorReady, kFactorThreads);
+        values.template join_columns<3>(args, tile());
       } else {
         if constexpr (kPushes) ptx::cluster_wait_acquire();
         values.template hand_over_part<kPushes>(args, tile().split);

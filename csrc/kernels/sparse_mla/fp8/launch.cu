@@ -31,14 +31,6 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
                      op);
 }
 
-Status join(KernelArgs const& args, int64_t num_rows, int tile_heads, char const* op,
-            cudaStream_t stream) {
-  auto const launch = args.num_splits <= 4   ? launch_join<4>
-                      : args.num_splits <= 8 ? launch_join<8>
-                                             : launch_join<16>;
-  return launch(args, num_rows, tile_heads, op, stream);
-}
-
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
 template <auto kFunction, int kBytes, Split kSplit>
@@ -79,6 +71,26 @@ Status launch_short(KernelArgs const& all, int64_t num_rows, char const* op, cud
       args, grid, op, stream);
 }
 
+template <class HeadTile>
+Status launch_cluster(KernelArgs const& args, int64_t num_rows, char const* op,
+                      cudaStream_t stream) {
+  uint32_t const tiles = args.num_tiles;
+  if constexpr (HeadTile::kHeads == kThreeSplitHeads) {
+    if (args.num_splits == 3) {
+      return launch_kernel<HeadTile, Split::kThree, true>(args, tiles, op, stream);
+    }
+  }
+  if constexpr (HeadTile::kHeads < 64) {
+    if (args.blocks_per_split <= kShortBlocks) {
+      return launch_short<HeadTile>(args, num_rows, op, stream);
+    }
+    if (args.num_splits > 2) {
+      return launch_kernel<HeadTile, Split::kCluster, true>(args, tiles, op, stream);
+    }
+  }
+  return launch_kernel<HeadTile, Split::kTwo, true>(args, tiles, op, stream);
+}
+
 template <int kHeads>
 Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scratch, int32_t num_sms,
                     char const* op, cudaStream_t stream) {
@@ -91,17 +103,12 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
                : launch_kernel<Tile, Split::kNone, false>(args, at_a_time, op, stream);
   }
   // A launch is split only where it runs at a time.
-  if constexpr (kHeads < 64) {
-    if (!through_scratch && args.blocks_per_split <= kShortBlocks) {
-      return launch_short<Tile>(args, num_rows, op, stream);
-    }
-    if (!through_scratch && !joins_columns(kHeads, args.num_splits)) {
-      return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
-    }
-  }
-  if (!through_scratch) return launch_kernel<Tile, Split::kColumns, true>(args, tiles, op, stream);
+  if (!through_scratch) return launch_cluster<Tile>(args, num_rows, op, stream);
   Status const status = launch_kernel<Tile, Split::kScratch, true>(args, tiles, op, stream);
-  return status.ok() ? join(args, num_rows, kHeads, op, stream) : status;
+  if (!status.ok()) return status;
+  if (args.num_splits <= 4) return launch_join<4>(args, num_rows, kHeads, op, stream);
+  if (args.num_splits <= 8) return launch_join<8>(args, num_rows, kHeads, op, stream);
+  return launch_join<16>(args, num_rows, kHeads, op, stream);
 }
 
 template <int kHeads, Split kSplit, bool kReadsOnce>
@@ -146,7 +153,7 @@ Status launch(KernelArgs const& all, int64_t num_rows, int32_t tile_heads, bool 
   }
 }
 
-std::array<KernelEntry, 25> kernels() {
+std::array<KernelEntry, 26> kernels() {
   return {
       entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
       entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
@@ -163,10 +170,11 @@ std::array<KernelEntry, 25> kernels() {
       entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
       entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
       entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
-      entry<8, Split::kColumns, true>("8 heads of one row and split, FP8 paged cache, few splits"),
-      entry<16, Split::kColumns, true>("16 heads of one row and split, FP8 paged cache, few splits"),
-      entry<32, Split::kColumns, true>("32 heads of one row and split, FP8 paged cache, few splits"),
-      entry<64, Split::kColumns, true>("64 heads of one row and split, FP8 paged cache, few splits"),
+      entry<8, Split::kTwo, true>("8 heads of one row and half, FP8 paged cache, cluster"),
+      entry<16, Split::kTwo, true>("16 heads of one row and half, FP8 paged cache, cluster"),
+      entry<32, Split::kTwo, true>("32 heads of one row and half, FP8 paged cache, cluster"),
+      entry<64, Split::kTwo, true>("64 heads of one row and half, FP8 paged cache, cluster"),
+      entry<16, Split::kThree, true>("16 heads of one row and third, FP8 paged cache, cluster"),
       short_entry<8>("8 heads of one row and split of 128 tokens, FP8 paged cache"),
       short_entry<16>("16 heads of one row and split of 128 tokens, FP8 paged cache"),
       short_entry<32>("32 heads of one row and split of 128 tokens, FP8 paged cache"),

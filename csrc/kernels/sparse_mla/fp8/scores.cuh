@@ -7,7 +7,7 @@
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
-#include "kernels/sparse_mla/fp8/columns.cuh"
+#include "kernels/sparse_mla/fp8/few_parts.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 #include "kernels/sparse_mla/fp8/tokens.cuh"
@@ -441,8 +441,8 @@ struct ScoreWarpgroup {
     float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;
     float2 const sum = make_float2(total == 0.f ? -INFINITY : reference, total);
-    if constexpr (kSplit == Split::kColumns) {
-      ColumnParts<HeadTile>(args, tile.split).weigh(shared, args, tile, thread, sum);
+    if constexpr (is_few(kSplit)) {
+      FewParts<HeadTile, kSplit == Split::kTwo ? 2 : 3>::weigh(shared, args, tile, thread, sum);
       return;
     } else if constexpr (kSplit != Split::kNone) {
       hand_over_sum<kSplit == Split::kCluster>(shared, args, tile.split, thread, sum);

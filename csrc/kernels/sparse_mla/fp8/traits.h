@@ -24,12 +24,12 @@ inline constexpr int kGatherRegisters = 24;
 inline constexpr int kLaunchRegisters = 128;  // per thread before the warpgroups trade theirs
 
 // Whether the splits of an index list are thread blocks of their own, and how their parts are
-// joined: pushed between the blocks of a cluster, in two ways, or by a second kernel from scratch.
-enum class Split { kNone, kCluster, kColumns, kScratch };
+// joined: pushed between the blocks of a cluster, two or three of them another way, or by a second
+// kernel from scratch.
+enum class Split { kNone, kCluster, kTwo, kThree, kScratch };
 
-constexpr bool is_cluster(Split split) {
-  return split == Split::kCluster || split == Split::kColumns;
-}
+constexpr bool is_few(Split split) { return split == Split::kTwo || split == Split::kThree; }
+constexpr bool is_cluster(Split split) { return split == Split::kCluster || is_few(split); }
 
 using cute::SM90::GMMA::Major;
 

@@ -4,7 +4,7 @@
 // every token it takes, and words of two tokens' bytes, interleaved, are its fragments.
 #pragma once
 #include "device/wgmma.cuh"
-#include "kernels/sparse_mla/fp8/columns.cuh"
+#include "kernels/sparse_mla/fp8/few_parts.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 #include "kernels/sparse_mla/fp8/tokens.cuh"
@@ -122,71 +122,53 @@ struct ValueWarpgroup {
     }
   }
 
-  // Calls `visit` for each column with the split that joins it and which of that split's it is.
-  template <class Visit>
-  __device__ __forceinline__ void visit_columns(ColumnParts<HeadTile> const& parts,
-                                                int first_column, Visit const& visit) const {
-    int slot = first_column - parts.first_column(parts.joins(first_column));
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      int const to = parts.joins(first_column + column);
-      visit(column, to, slot);
-      slot = parts.joins(first_column + column + 1) == to ? slot + 1 : 0;
-    }
-  }
-
-  // Where a thread's values of slot 0 of the first of the other splits come.
-  __device__ __forceinline__ uint32_t incoming(KernelArgs const& args,
-                                               ColumnParts<HeadTile> const& parts) const {
-    return ptx::shared_address(shared.token[parts.stages(args).first]) +
-           (thread_index() & 127) * 16;
-  }
-
-  // Split::kColumns: what other splits join goes to them. first_column: kColumns in warpgroup 2.
-  __device__ __forceinline__ void push_columns(KernelArgs const& args, int split,
-                                               int first_column) {
-    using Parts = ColumnParts<HeadTile>;
-    Parts const parts(args, split);
-    uint32_t const area = incoming(args, parts);
+  // Split::kTwo and kThree: to each other split the columns that it joins.
+  template <int kSplits>
+  __device__ __forceinline__ void push_columns(KernelArgs const& args, int split) {
+    using Parts = FewParts<HeadTile, kSplits>;
+    int const thread = thread_index() & 127, warpgroup = (thread_index() >> 7) - 1;
     uint32_t const barrier = ptx::shared_address(&shared.parts_full);
     float const scale = ptx::power_of_two(-part_exponent(args));
-    visit_columns(parts, first_column, [&](int column, int to, int slot) {
-      if (to == split) return;
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const to = kSplits == 2 ? split ^ 1 : Parts::joins(warpgroup, column);
+      if (to == split) continue;
       int const i = (column >> 1) * 4 + (column & 1);
-      int const place = Parts::place(split, to) * parts.slots + slot;
+      uint32_t const target =
+          Parts::address(shared, args, Parts::place(split, to), warpgroup, column, thread);
       ptx::store_async(
-          ptx::map_to_rank(area + place * Parts::kColumnBytes, to),
+          ptx::map_to_rank(target, to),
           pack_entries(make_float4(output[0][i], output[0][i + 2], output[1][i], output[1][i + 2]),
                        make_float4(output[2][i], output[2][i + 2], output[3][i], output[3][i + 2]),
                        scale),
           ptx::map_to_rank(barrier, to));
-    });
+    }
   }
 
-  // Once the weights are there: the own columns, with what the other splits pushed.
-  __device__ __forceinline__ void join_columns(KernelArgs const& args, Tile const& tile,
-                                               int first_column) {
-    using Parts = ColumnParts<HeadTile>;
-    Parts const parts(args, tile.split);
-    uint32_t const area = incoming(args, parts);
+  // Once the weights are there: the columns that this split joins, to the output.
+  template <int kSplits>
+  __device__ __forceinline__ void join_columns(KernelArgs const& args, Tile const& tile) {
+    using Parts = FewParts<HeadTile, kSplits>;
+    int const thread = thread_index() & 127, warpgroup = (thread_index() >> 7) - 1;
     int const first_head = quad_lane() * 2;
     uint16_t* target = args.out + tile.row * args.out_row_stride +
                        (tile.first_head + first_head) * args.out_head_stride + first_dim();
     ptx::mbarrier_wait_cluster(&shared.parts_full, 0);
-    visit_columns(parts, first_column, [&](int column, int to, int slot) {
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
       int const head = first_head + (column >> 1) * 8 + (column & 1);
       int const i = (column >> 1) * 4 + (column & 1);
-      if (to == tile.split) {
+      if (kSplits == 2 || Parts::joins(warpgroup, column) == tile.split) {
         float const own = shared.output_factor[head];
         float4 low = make_float4(output[0][i] * own, output[0][i + 2] * own, output[1][i] * own,
                                  output[1][i + 2] * own);
         float4 high = make_float4(output[2][i] * own, output[2][i + 2] * own, output[3][i] * own,
                                   output[3][i + 2] * own);
-#pragma unroll 1
-        for (int other = 0; other < parts.num_splits - 1; ++other) {
-          uint4 const part =
-              ptx::load_shared_16(area + (other * parts.slots + slot) * Parts::kColumnBytes);
-          float const weight = shared.peer[other * HeadTile::kHeads + head].x;
+#pragma unroll
+        for (int place = 0; place < Parts::kOthers; ++place) {
+          uint4 const part = ptx::load_shared_16(
+              Parts::address(shared, args, place, warpgroup, column, thread));
+          float const weight = shared.peer[place * HeadTile::kHeads + head].x;
           add_weighted(low, weight, make_uint2(part.x, part.y));
           add_weighted(high, weight, make_uint2(part.z, part.w));
         }
@@ -197,7 +179,7 @@ struct ValueWarpgroup {
         }
       }
       target += (column & 1 ? 7 : 1) * args.out_head_stride;
-    });
+    }
   }
 
   // As it is, to where it is joined.
