@@ -1,7 +1,7 @@
 // Split::kTwo and kThree: the splits of a row join in a cluster, as with Split::kCluster, but in
-// registers. Of two, each joins what one of warpgroups 1 and 2 holds; of three, every third column of
-// both (see values.cuh). A thread gets from the other splits what it has itself, of the same heads
-// and dims, so that no index says where a part's values go.
+// registers. Of two, each joins what one of warpgroups 1 and 2 holds; of three, every third column
+// of both (see values.cuh). A thread gets from the other splits what it has itself, of the same
+// heads and dims, so that no index says where a part's values go.
 #pragma once
 #include "kernels/sparse_mla/fp8/parts.cuh"
 

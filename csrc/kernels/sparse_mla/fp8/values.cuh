@@ -166,8 +166,8 @@ struct ValueWarpgroup {
                                   output[3][i + 2] * own);
 #pragma unroll
         for (int place = 0; place < Parts::kOthers; ++place) {
-          uint4 const part = ptx::load_shared_16(
-              Parts::address(shared, args, place, warpgroup, column, thread));
+          uint4 const part =
+              ptx::load_shared_16(Parts::address(shared, args, place, warpgroup, column, thread));
           float const weight = shared.peer[place * HeadTile::kHeads + head].x;
           add_weighted(low, weight, make_uint2(part.x, part.y));
           add_weighted(high, weight, make_uint2(part.z, part.w));
