@@ -19,10 +19,8 @@ struct FewParts {
   static constexpr uint32_t kBytes = kOthers * kWarpgroups * kSlots * kColumnBytes;
   static_assert(kOthers * kHeads * sizeof(float2) <= sizeof(SharedStorage<HeadTile>::peer));
 
-  // Which split joins a column of the first (0) or second warpgroup.
-  static __device__ __forceinline__ int joins(int warpgroup, int column) {
-    return kSplits == 2 ? warpgroup : column % kSplits;
-  }
+  // Of three splits, which joins a column.
+  static __device__ __forceinline__ int joins(int column) { return column % kSplits; }
 
   // Which of the others `from` is at `to`.
   static __device__ __forceinline__ int place(int from, int to) { return from - (from > to); }
@@ -31,7 +29,8 @@ struct FewParts {
     return PartStages<HeadTile>(args, kBytes);
   }
 
-  // Where a thread's values of a column come from the split at `place`.
+  // Where a thread finds its values of a column that came from the split at `place`. warpgroup: the
+  // first (0) or second of those that have values.
   static __device__ __forceinline__ uint32_t address(SharedStorage<HeadTile>& shared,
                                                      KernelArgs const& args, int place,
                                                      int warpgroup, int column, int thread) {

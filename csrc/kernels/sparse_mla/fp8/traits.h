@@ -93,7 +93,8 @@ struct alignas(1024) SharedStorage {
   // for them.
   float2 sum[kHeads / 8][128];
   alignas(16) float output_factor[kHeads];
-  // Of every split, by head of those that this block joins: reference and sum, later the weight.
+  // Of every split (of every other one: see few_parts.cuh), by head of those that this block joins:
+  // reference and sum, later the weight.
   alignas(16) float2 peer[kHeads + 2 * kMaxSplits];
   alignas(16) float rescale[2][kHeads];
   uint32_t rescales[2];  // whether any of `rescale` differs from 1
@@ -115,7 +116,7 @@ struct alignas(1024) SharedStorage {
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
   kQueryReady = 1,     // warpgroups 0, 1, 2; once
-  kFactorReady = 2,    // warpgroups 0, 1, 2; once a tile
+  kFactorReady = 2,    // warpgroups 0, 1, 2 (of Split::kTwo, 0 and the one that joins); once a tile
   kScoreVote = 3,      // warpgroup 0
   kBarriersReady = 4,  // warpgroups 0, 3; once
   kFactorFree = 5,     // warpgroups 0, 1, 2; once a tile but the last

@@ -131,7 +131,7 @@ struct ValueWarpgroup {
     float const scale = ptx::power_of_two(-part_exponent(args));
 #pragma unroll
     for (int column = 0; column < kColumns; ++column) {
-      int const to = kSplits == 2 ? split ^ 1 : Parts::joins(warpgroup, column);
+      int const to = kSplits == 2 ? split ^ 1 : Parts::joins(column);
       if (to == split) continue;
       int const i = (column >> 1) * 4 + (column & 1);
       uint32_t const target =
@@ -158,7 +158,7 @@ struct ValueWarpgroup {
     for (int column = 0; column < kColumns; ++column) {
       int const head = first_head + (column >> 1) * 8 + (column & 1);
       int const i = (column >> 1) * 4 + (column & 1);
-      if (kSplits == 2 || Parts::joins(warpgroup, column) == tile.split) {
+      if (kSplits == 2 || Parts::joins(column) == tile.split) {
         float const own = shared.output_factor[head];
         float4 low = make_float4(output[0][i] * own, output[0][i + 2] * own, output[1][i] * own,
                                  output[1][i + 2] * own);
