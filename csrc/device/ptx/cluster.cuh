@@ -41,6 +41,16 @@ __device__ __forceinline__ void mbarrier_arrive_cluster(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+// The same, of bytes that this block stores there by store_async and whose number the barrier's own
+// block need not know.
+__device__ __forceinline__ void mbarrier_arrive_expect_tx_cluster(uint32_t barrier,
+                                                                  uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.relaxed.cluster.shared::cluster.b64 _, [%0], %1;" ::"r"(
+                   barrier),
+               "r"(bytes)
+               : "memory");
+}
+
 // Copies `bytes` (a multiple of 16) of this block's shared memory to any block of the cluster and
 // completes them on a barrier there.
 __device__ __forceinline__ void bulk_copy_to_cluster(uint32_t target, uint32_t source,

@@ -42,10 +42,10 @@ __device__ __forceinline__ uint32_t first_winner(Verdict const& verdict) {
 }
 
 // One selection of one row.
-template <int kClusterSize, int kThreads>
+template <int kClusterSize, int kThreads, int kCodes = 0>
 class ClusterSelect {
  public:
-  using Storage = SelectStorage<kClusterSize>;
+  using Storage = SelectStorage<kClusterSize, kCodes>;
 
   __device__ explicit ClusterSelect(Storage& shared) : shared_(shared) {}
   __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) { prepare(top_k); }
@@ -58,6 +58,14 @@ class ClusterSelect {
     if (thread == 0) {
       shared_.num_ranked = 0;
       shared_.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
+    }
+    if constexpr (kCodes > 0) {
+      if (thread == 0) {
+        shared_.num_codes = 0;
+        shared_.num_inside_codes = 0;
+        shared_.verdict.threshold = kNoKey;
+        ptx::mbarrier_init(&shared_.codes_barrier, kClusterSize);
+      }
     }
     if constexpr (kClusterSize > 1) {
       if (thread <= kMaxRounds) {
@@ -81,6 +89,15 @@ class ClusterSelect {
   __device__ uint32_t remaining() const { return shared_.crossing.rank; }
   __device__ Verdict const& verdict() const { return shared_.verdict; }
 
+  // Places for the codes of a warp's listed keys. By all lanes.
+  __device__ __forceinline__ uint32_t add_listed(uint32_t number) {
+    uint32_t before = 0;
+    if (threadIdx.x % 32 == 0) before = atomicAdd(&shared_.num_codes, number);
+    return __shfl_sync(kAllLanes, before, 0);
+  }
+  // By one lane of a warp that does not list its keys.
+  __device__ __forceinline__ void add_unlisted() { atomicAdd(&shared_.num_codes, kUnlisted); }
+
   // Selects among `keys` of all threads of the cluster; kNoKey does not count. False if fewer than
   // needed lie in the interval: they all win, remaining() is what is missing, and the interval
   // becomes that of the keys below it. True leaves the verdict.
@@ -89,57 +106,77 @@ class ClusterSelect {
     return select_visited([&](auto const& take) { take(keys); }, interval);
   }
 
+  // The same where visit(take) calls take(key, place) for the keys of this thread, which have places
+  // of their own among the block's listed keys. The keys' codes travel with the counts of the first
+  // round and nearly always settle the rest. False, too, if a warp does not list its keys: then the
+  // selection is as if it had not begun.
+  template <class Visit>
+  __device__ __forceinline__ bool select_listed(Visit const& visit, Interval& interval) {
+    uint32_t const rank = remaining();
+    int const code_shift = max(interval.shift - kCodeBits, 0);
+    Crossing const crossing = run_round(
+        [&](uint32_t* bins) {
+          visit([&](uint32_t key, uint32_t place) {
+            uint32_t const offset = key - interval.low;
+            if (offset > interval.range) return;
+            atomicAdd(&bins[min(offset >> interval.shift, kRoundBins - 1)], 1u);
+            if (place < kCodes - 1) {
+              shared_.own_codes[1 + place] = static_cast<uint16_t>(min(offset >> code_shift, 0xFFFF));
+            }
+          });
+        },
+        [&] { send_codes(); });
+    ptx::mbarrier_wait_cluster(&shared_.codes_barrier, 0);
+    if (any_unlisted()) {
+      __syncthreads();
+      if (threadIdx.x == 0) shared_.crossing = Crossing{0, rank, 0, 0, 0};
+      return false;
+    }
+    if (rank_codes(interval, crossing)) return true;
+    auto const visit_keys = [&](auto const& take) {
+      visit([&](uint32_t key, uint32_t) {
+        uint32_t const keys[1] = {key};
+        take(keys);
+      });
+    };
+    Outcome const outcome = conclude(visit_keys, interval, crossing);
+    return outcome == Outcome::kNextRound ? select_visited(visit_keys, interval)
+                                          : outcome == Outcome::kSelected;
+  }
+
   // The same where visit(take) calls take(keys), arrays of one size, for the keys of this thread.
   template <class Visit>
   __device__ __forceinline__ bool select_visited(Visit const& visit, Interval& interval) {
 #pragma unroll 1
     while (true) {
-      Crossing const crossing = run_round([&](uint32_t* bins) {
-        visit([&](auto const& keys) {
+      Crossing const crossing = run_round(
+          [&](uint32_t* bins) {
+            visit([&](auto const& keys) {
 #pragma unroll
-          for (uint32_t const key : keys) {
-            uint32_t const offset = key - interval.low;
-            // Choosing a bin costs less than a branch around the atomic.
-            uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
-            atomicAdd(&bins[offset <= interval.range ? bin : kOtherBin], 1u);
-          }
-        });
-      });
-      if (crossing.bin == kRoundBins) {
-        uint32_t const range = interval.low - 2;
-        interval = Interval{1, range, round_shift(range)};
-        return false;
-      }
-      uint32_t const offset = crossing.bin << interval.shift;
-      uint32_t const rest = interval.range - offset;
-      uint32_t const width = ~(~0u << interval.shift);
-      interval.low += offset;
-      interval.range = crossing.bin == kRoundBins - 1 ? rest : min(width, rest);
-      interval.shift = round_shift(interval.range);
-      bool const settled = crossing.inside == crossing.rank;
-      if (!settled && crossing.inside <= kRankedKeys) {
-        rank_inside(visit, interval, crossing);
-        return true;
-      }
-      if (settled || interval.range == 0) {
-        if (threadIdx.x == 0) {
-          shared_.verdict = Verdict{interval.low, crossing.rank, crossing.above_before,
-                                    crossing.inside_before, settled};
-        }
-        __syncthreads();
-        return true;
-      }
+              for (uint32_t const key : keys) {
+                uint32_t const offset = key - interval.low;
+                // Choosing a bin costs less than a branch around the atomic.
+                uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
+                atomicAdd(&bins[offset <= interval.range ? bin : kOtherBin], 1u);
+              }
+            });
+          },
+          [] {});
+      Outcome const outcome = conclude(visit, interval, crossing);
+      if (outcome != Outcome::kNextRound) return outcome == Outcome::kSelected;
     }
   }
 
   // Counts by count(bins) and finds the bin of the remaining-th best. Barriers: the block's counts;
-  // the exchange; the search; the crossing, and the zeros of the next round's bins.
-  template <class Count>
-  __device__ __forceinline__ Crossing run_round(Count const& count) {
+  // the exchange, in which sent() may send more; the search; the crossing, and the zeros of the
+  // next round's bins.
+  template <class Count, class Sent>
+  __device__ __forceinline__ Crossing run_round(Count const& count, Sent const& sent) {
     uint32_t* const bins = shared_.bins[round_ % 2];
     count(bins);
     __syncthreads();
     if constexpr (kClusterSize > 1) send_counts();
+    sent();
     find_crossing(bins);
     __syncthreads();
     ++round_;
@@ -147,6 +184,144 @@ class ClusterSelect {
   }
 
  private:
+  static constexpr int kCodeBits = 8;  // of a code, beneath its bin
+  static constexpr uint32_t kUnlisted = 0xFFFF;
+
+  enum class Outcome { kTooFew, kSelected, kNextRound };
+
+  // From a round's crossing to the verdict, or to the interval of the next round.
+  template <class Visit>
+  __device__ __forceinline__ Outcome conclude(Visit const& visit, Interval& interval,
+                                              Crossing const& crossing) {
+    if (crossing.bin == kRoundBins) {
+      uint32_t const range = interval.low - 2;
+      interval = Interval{1, range, round_shift(range)};
+      return Outcome::kTooFew;
+    }
+    uint32_t const offset = crossing.bin << interval.shift;
+    uint32_t const rest = interval.range - offset;
+    uint32_t const width = ~(~0u << interval.shift);
+    interval.low += offset;
+    interval.range = crossing.bin == kRoundBins - 1 ? rest : min(width, rest);
+    interval.shift = round_shift(interval.range);
+    bool const settled = crossing.inside == crossing.rank;
+    if (!settled && crossing.inside <= kRankedKeys) {
+      rank_inside(visit, interval, crossing);
+      return Outcome::kSelected;
+    }
+    if (!settled && interval.range != 0) return Outcome::kNextRound;
+    if (threadIdx.x == 0) {
+      shared_.verdict = Verdict{interval.low, crossing.rank, crossing.above_before,
+                                crossing.inside_before, settled};
+    }
+    __syncthreads();
+    return Outcome::kSelected;
+  }
+
+  // The codes of the listed keys, behind their number, to every block; none if not all have a place.
+  __device__ __forceinline__ void send_codes() {
+    uint32_t const listed = shared_.num_codes;
+    uint32_t const number = listed < kCodes ? listed : 0;
+    uint32_t const told = listed < kUnlisted ? number : kUnlisted;
+    uint32_t const stores = number / kCodesPerStore + 1;
+    uint32_t const barrier = ptx::shared_address(&shared_.codes_barrier);
+    if (threadIdx.x < kClusterSize) {
+      ptx::mbarrier_arrive_expect_tx_cluster(ptx::map_to_rank(barrier, threadIdx.x), 16 * stores);
+    }
+    for (uint32_t i = opaque(threadIdx.x); i < kClusterSize * stores; i += kThreads) {
+      uint32_t const peer = i % kClusterSize;
+      uint32_t const first = i / kClusterSize * kCodesPerStore;
+      uint4 codes = *reinterpret_cast<uint4 const*>(&shared_.own_codes[first]);
+      if (first == 0) codes.x = (codes.x & 0xFFFF0000u) | told;
+      ptx::store_async(
+          ptx::map_to_rank(ptx::shared_address(&shared_.codes[block_rank()][first]), peer), codes,
+          ptx::map_to_rank(barrier, peer));
+    }
+  }
+
+  // By all lanes.
+  __device__ __forceinline__ bool any_unlisted() const {
+    return __any_sync(kAllLanes, shared_.codes[threadIdx.x % 32 % kClusterSize][0] == kUnlisted);
+  }
+
+  // Ranks the codes of the keys in the crossing. False if they do not tell which keys win. Barriers:
+  // the codes in the crossing; the verdict.
+  __device__ __forceinline__ bool rank_codes(Interval const& interval, Crossing const& crossing) {
+    // The last bin has keys that no code tells apart.
+    if (crossing.bin >= kRoundBins - 1 || crossing.inside > kRankedKeys ||
+        crossing.inside == crossing.rank) {
+      return false;
+    }
+    constexpr int kStores = kCodes / kCodesPerStore;
+    int const bin_shift = min(interval.shift, kCodeBits);
+    for (int i = opaque(threadIdx.x); i < kClusterSize * kStores; i += kThreads) {
+      int const peer = i / kStores;
+      int const first = i % kStores * kCodesPerStore;
+      uint16_t const* const codes = shared_.codes[peer];
+      int const number = codes[0];
+      if (first > number) continue;
+      uint4 const raw = *reinterpret_cast<uint4 const*>(&codes[first]);
+      uint32_t const pairs[4] = {raw.x, raw.y, raw.z, raw.w};
+      uint32_t inside = 0;
+#pragma unroll
+      for (int j = 0; j < kCodesPerStore; ++j) {
+        uint32_t const code = j % 2 == 0 ? pairs[j / 2] & 0xFFFF : pairs[j / 2] >> 16;
+        inside |= code >> bin_shift == crossing.bin ? 1u << j : 0;
+      }
+      inside &= first == 0 ? ~1u : ~0u;  // the number
+      inside &= (2u << min(number - first, 30)) - 1;
+#pragma unroll 1
+      for (; inside != 0; inside &= inside - 1) {
+        uint32_t const place = atomicAdd(&shared_.num_inside_codes, 1u);
+        uint32_t const code = codes[first + __ffs(inside) - 1];
+        if (place < kRankedKeys) {
+          shared_.inside_codes[place] = 2 * code + (peer < block_rank() ? 1 : 0);
+        }
+      }
+    }
+    __syncthreads();
+    if (shared_.num_inside_codes != crossing.inside) return false;
+    if (threadIdx.x < kRankThreads) {
+      int const code_shift = max(interval.shift - kCodeBits, 0);
+      compare_codes(interval.low, code_shift, crossing);
+    }
+    __syncthreads();
+    return shared_.verdict.threshold != kNoKey;
+  }
+
+  // Four threads compare a code with all others. Leaves a verdict if one code tells.
+  __device__ __forceinline__ void compare_codes(uint32_t low, int code_shift,
+                                                Crossing const& crossing) {
+    uint32_t const thread = opaque(threadIdx.x);
+    uint32_t const index = thread / 4;
+    uint32_t const own = shared_.inside_codes[index];  // nobody's, past the last
+    // How many others are above, equal, the same in the blocks of lower rank, equal in lower
+    // places; six bits each.
+    uint32_t counts = 0;
+#pragma unroll 1
+    for (uint32_t other_index = thread % 4; other_index < crossing.inside; other_index += 4) {
+      uint32_t const other = shared_.inside_codes[other_index];
+      uint32_t const before = other % 2 == 0 ? 1u : 1u | 1u << 12;
+      if (other / 2 > own / 2) counts += before;
+      if (other / 2 == own / 2 && other_index != index) {
+        counts += before << 6 | (other_index < index ? 1u << 24 : 0);
+      }
+    }
+    counts += __shfl_xor_sync(kAllLanes, counts, 1);
+    counts += __shfl_xor_sync(kAllLanes, counts, 2);
+    uint32_t const greater = counts & 63;
+    uint32_t const equal = (counts >> 6 & 63) + 1;
+    bool const is_first = counts >> 24 == 0;
+    bool const settled = crossing.rank == greater + equal;
+    bool const tells = settled || code_shift == 0;
+    if (thread % 4 == 0 && index < crossing.inside && is_first && greater < crossing.rank &&
+        crossing.rank <= greater + equal && tells) {
+      shared_.verdict = Verdict{low + (own / 2 << code_shift), crossing.rank - greater,
+                                crossing.above_before + (counts >> 12 & 63),
+                                (counts >> 18 & 63) + own % 2, settled};
+    }
+  }
+
   // To every block, this one included.
   __device__ __forceinline__ void send_counts() {
     constexpr int kCounts = 8;  // of a 16-byte store

@@ -14,19 +14,29 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-template <LogitsType kType>
+template <LogitsType kType, class F>
 class WarpList {
+  static constexpr int kThreadKeys = F::kThreadKeys;
+
  public:
   using Ranks = TileRanks<Packet<kType>::kLogits, kThreadKeys / Packet<kType>::kLogits>;
 
-  __device__ __forceinline__ explicit WarpList(SharedStorage& shared)
+  __device__ __forceinline__ explicit WarpList(SharedStorage<F>& shared)
       : list_(shared.lists[threadIdx.x / 32]) {}
 
-  // Lists the logits whose bits are set.
-  __device__ __forceinline__ void fill(uint32_t mask, float const (&logits)[kThreadKeys]) {
+  // Lists the logits whose bits are set, unless they are too many.
+  template <class Select>
+  __device__ __forceinline__ void fill(uint32_t mask, float const (&logits)[kThreadKeys],
+                                       Select& selector) {
     constexpr int kLogits = Ranks::kTileLogits;
     uint32_t const first = ptx::shared_address(list_);
     Ranks const ranks(mask);
+    if (ranks.total() > kWarpCandidates) {
+      if (threadIdx.x % 32 == 0) selector.add_unlisted();
+      return;
+    }
+    count_ = ranks.total();
+    first_place_ = selector.add_listed(count_);
     __syncwarp();
     ranks.visit_tiles([&](int tile, uint32_t rank) {
       uint32_t address = first + sizeof(Candidate) * rank;
@@ -37,17 +47,15 @@ class WarpList {
                  Candidate{__float_as_uint(logits[bit]), warp_place<Ranks>(bit)});
       }
     });
-    count_ = ranks.total();
     __syncwarp();
   }
 
-  // Calls take(keys), arrays of one, for the keys of this lane.
+  // Calls take(key, place) for the keys of this lane.
   template <class Take>
   __device__ __forceinline__ void visit(Take const& take) const {
 #pragma unroll 1
     for (uint32_t i = threadIdx.x % 32; i < count_; i += 32) {
-      uint32_t const key[1] = {key_at(i)};
-      take(key);
+      take(key_at(i), first_place_ + i);
     }
   }
 
@@ -96,23 +104,24 @@ class WarpList {
 
   Candidate* list_;  // positions are places in the warp
   uint32_t count_ = 0;
+  uint32_t first_place_ = 0;
 };
 
 // Writes the block's winners in order from indices[0] on; place 0 of the warp's list is at
 // `warp_position`. Barriers: the warps' ties, if those have to be told apart; the warps' winners.
-template <LogitsType kType>
-__device__ __forceinline__ void write_listed(SharedStorage& shared, WarpList<kType> const& list,
-                                             Verdict const& verdict, int warp_position,
+template <LogitsType kType, class F>
+__device__ __forceinline__ void write_listed(SharedStorage<F>& shared,
+                                             WarpList<kType, F> const& list, Verdict const& verdict, int warp_position,
                                              SlotMap const& slot, int32_t* indices) {
   uint32_t ties = ~0u;
   if (!verdict.settled) {
     uint32_t const equal = list.count_equal(verdict.threshold);
     uint32_t const before =
-        verdict.equal_before + sum_of_lower_warps<kThreads>(shared.warp_values[0], equal);
+        verdict.equal_before + sum_of_lower_warps<F::kThreads>(shared.warp_values[0], equal);
     ties = verdict.ties - min(verdict.ties, before);
   }
   uint32_t const winners = list.visit_winners(verdict.threshold, ties, [](uint32_t, uint32_t) {});
-  indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], winners);
+  indices += sum_of_lower_warps<F::kThreads>(shared.warp_values[1], winners);
   list.visit_winners(verdict.threshold, ties, [&](uint32_t rank, uint32_t place) {
     indices[rank] = slot(warp_position + place);
   });
