@@ -95,6 +95,8 @@ class ClusterSelect {
     if (threadIdx.x % 32 == 0) before = atomicAdd(&shared_.num_codes, number);
     return __shfl_sync(kAllLanes, before, 0);
   }
+  // All of a block's listed keys have the places below `number`. By one thread.
+  __device__ __forceinline__ void set_listed(uint32_t number) { shared_.num_codes = number; }
   // By one lane of a warp that does not list its keys.
   __device__ __forceinline__ void add_unlisted() { atomicAdd(&shared_.num_codes, kUnlisted); }
 
@@ -118,10 +120,12 @@ class ClusterSelect {
         [&](uint32_t* bins) {
           visit([&](uint32_t key, uint32_t place) {
             uint32_t const offset = key - interval.low;
-            if (offset > interval.range) return;
-            atomicAdd(&bins[min(offset >> interval.shift, kRoundBins - 1)], 1u);
+            bool const counts = offset <= interval.range;
+            uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
+            uint32_t const code = min(offset >> code_shift, kBeyondCodes);
+            atomicAdd(&bins[counts ? bin : kOtherBin], 1u);
             if (place < kCodes - 1) {
-              shared_.own_codes[1 + place] = static_cast<uint16_t>(min(offset >> code_shift, 0xFFFF));
+              shared_.own_codes[1 + place] = static_cast<uint16_t>(counts ? code : kBeyondCodes);
             }
           });
         },
@@ -185,6 +189,7 @@ class ClusterSelect {
 
  private:
   static constexpr int kCodeBits = 8;  // of a code, beneath its bin
+  static constexpr uint32_t kBeyondCodes = 0xFFFF;  // of the last bin
   static constexpr uint32_t kUnlisted = 0xFFFF;
 
   enum class Outcome { kTooFew, kSelected, kNextRound };
@@ -228,9 +233,13 @@ class ClusterSelect {
     if (threadIdx.x < kClusterSize) {
       ptx::mbarrier_arrive_expect_tx_cluster(ptx::map_to_rank(barrier, threadIdx.x), 16 * stores);
     }
-    for (uint32_t i = opaque(threadIdx.x); i < kClusterSize * stores; i += kThreads) {
+    // A warp's stores go to one block.
+    uint32_t const chunks = (stores + 31) / 32;
+    for (uint32_t i = opaque(threadIdx.x) / 32; i < kClusterSize * chunks; i += kThreads / 32) {
       uint32_t const peer = i % kClusterSize;
-      uint32_t const first = i / kClusterSize * kCodesPerStore;
+      uint32_t const store = i / kClusterSize * 32 + threadIdx.x % 32;
+      if (store >= stores) continue;
+      uint32_t const first = store * kCodesPerStore;
       uint4 codes = *reinterpret_cast<uint4 const*>(&shared_.own_codes[first]);
       if (first == 0) codes.x = (codes.x & 0xFFFF0000u) | told;
       ptx::store_async(

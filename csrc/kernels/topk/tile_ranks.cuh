@@ -13,46 +13,30 @@
 namespace dsa_ops::topk_sm90 {
 
 // Ranks, in a warp, of the bits of its lanes' masks. Bit tile * kLogits + i is key i of the lane's
-// packet in a tile; positions ascend by tile, lane and i. Counts of several tiles share a word.
+// packet in a tile; positions ascend by tile, lane and i. Counts of all tiles share a word.
 template <int kLogits, int kTiles>
 struct TileRanks {
   static constexpr int kTileLogits = kLogits;  // of a lane
-  static constexpr int kMaxFields = kLogits < 8 ? 4 : 3;
-  static constexpr int kFields = kTiles < kMaxFields ? kTiles : kMaxFields;
-  static constexpr int kWords = (kTiles + kFields - 1) / kFields;
-  static constexpr int kField = 32 / kFields;
+  static constexpr int kField = 32 / kTiles;
   static constexpr uint32_t kFieldMask = ~0u >> (32 - kField);
   static_assert(kTiles == 1 || 32 * kLogits < 1 << kField, "A tile's count fits its field.");
-  static_assert(kWords <= 2);
 
-  uint32_t before[kWords];  // in lower lanes
-  uint32_t sums[kWords];    // of the warp
+  uint32_t before;  // in lower lanes
+  uint32_t sums;    // of the warp
 
   __device__ __forceinline__ explicit TileRanks(uint32_t mask) {
     constexpr uint32_t kTileMask = (1u << kLogits) - 1;
-    uint32_t own[kWords] = {};
+    uint32_t own = 0;
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      own[i / kFields] += __popc(mask >> i * kLogits & kTileMask) << i % kFields * kField;
-    }
-    uint32_t inclusive[kWords];
-    if constexpr (kWords == 1) {
-      inclusive[0] = ptx::warp_inclusive_sum(own[0]);
-    } else {
-      uint2 const both = ptx::warp_inclusive_sum(make_uint2(own[0], own[1]));
-      inclusive[0] = both.x;
-      inclusive[1] = both.y;
-    }
-#pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      before[i] = inclusive[i] - own[i];
-      sums[i] = __shfl_sync(kAllLanes, inclusive[i], 31);
-    }
+    for (int i = 0; i < kTiles; ++i) own += __popc(mask >> i * kLogits & kTileMask) << i * kField;
+    uint32_t const inclusive = ptx::warp_inclusive_sum(own);
+    before = inclusive - own;
+    sums = __shfl_sync(kAllLanes, inclusive, 31);
   }
   __device__ __forceinline__ uint32_t total() const {
     uint32_t total = 0;
 #pragma unroll
-    for (int i = 0; i < kTiles; ++i) total += field(sums, i);
+    for (int i = 0; i < kTiles; ++i) total += sums >> i * kField & kFieldMask;
     return total;
   }
   // Calls take_tile(tile, rank) for every tile: the rank of the first of its bits in this lane.
@@ -61,8 +45,8 @@ struct TileRanks {
     uint32_t tile_first = 0;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      take_tile(tile, tile_first + field(before, tile));
-      tile_first += field(sums, tile);
+      take_tile(tile, tile_first + (before >> tile * kField & kFieldMask));
+      tile_first += sums >> tile * kField & kFieldMask;
     }
   }
   // Calls take(bit, rank) for the set bits of the mask.
@@ -75,11 +59,6 @@ struct TileRanks {
         if (mask >> bit & 1) take(bit, rank++);
       }
     });
-  }
-
- private:
-  static __device__ __forceinline__ uint32_t field(uint32_t const (&words)[kWords], int tile) {
-    return words[tile / kFields] >> tile % kFields * kField & kFieldMask;
   }
 };
 

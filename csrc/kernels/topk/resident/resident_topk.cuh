@@ -23,7 +23,6 @@
 namespace dsa_ops::topk_sm90::resident {
 
 // Bits of the logits that pass a gate. A NaN never passes.
-template <int kThreadKeys>
 __device__ __forceinline__ uint32_t passing(float const (&logits)[kThreadKeys], float gate) {
   uint32_t mask = 0;
 #pragma unroll
@@ -31,16 +30,13 @@ __device__ __forceinline__ uint32_t passing(float const (&logits)[kThreadKeys], 
   return mask;
 }
 
-template <LogitsType kType, class F>
-__global__ void __launch_bounds__(F::kThreads)
+template <LogitsType kType>
+__global__ void __launch_bounds__(kThreads)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
-  constexpr int kClusterSize = F::kClusterSize;
-  constexpr int kThreads = F::kThreads;
-  constexpr int kThreadKeys = F::kThreadKeys;
-  using Element = typename Packet<kType>::Element;
-  using Storage = SharedStorage<F>;
+  using P = Packet<kType>;
+  using Element = typename P::Element;
   extern __shared__ __align__(128) unsigned char memory[];
-  Storage& shared = *reinterpret_cast<Storage*>(memory);
+  SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
   int32_t const row = blockIdx.x / kClusterSize;
   int const rank = blockIdx.x % kClusterSize;
@@ -60,7 +56,7 @@ __global__ void __launch_bounds__(F::kThreads)
   float values[kThreadKeys];
   packets.load(values);
   // While the loads are on their way.
-  ClusterSelect<kClusterSize, kThreads, F::kCodes> selector(shared.select, args.top_k);
+  ClusterSelect<kClusterSize, kThreads, kCodes> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
   if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize);
   selector.wait_for_cluster();
@@ -72,12 +68,12 @@ __global__ void __launch_bounds__(F::kThreads)
     return;
   }
   int const valid = min(range.length - packets.begin, packets.count);
-  Interval interval = sample.template guess<kThreads>(shared.bins, range.length, span, args.top_k);
+  Interval interval = sample.guess(shared.bins, range.length, span, args.top_k);
   // No NaN passes any gate: they and -inf, one key, are not told apart by one above both.
   interval.low = max(interval.low, kWorstKey + 1);
   interval.range = ~interval.low;
   packets.drop_beyond(values, valid);
-  WarpList<kType, F> list(shared);
+  WarpList<kType> list(shared);
   bool listed = interval.shift != 0;  // else a crowd of equal keys would be
   if (listed) {
     list.fill(passing(values, logit_of(interval.low)), values, selector);
@@ -96,7 +92,7 @@ __global__ void __launch_bounds__(F::kThreads)
   packets.make_keys(keys, values, valid);
   while (!selector.select(keys, interval)) continue;
   Verdict const verdict = selector.verdict();
-  using Ranks = typename WarpList<kType, F>::Ranks;
+  using Ranks = typename WarpList<kType>::Ranks;
   uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
   write_winners<Ranks, kThreads>(shared, mask, warp_position, slot,
                                  indices + first_winner(verdict));

@@ -35,7 +35,6 @@ struct RowSample {
     load_quad_if(sampled, reinterpret_cast<Quad const*>(row + position), raw);
     Packet<kType>::unpack_quad(raw, logits);
   }
-  template <int kThreads>
   __device__ __forceinline__ Interval guess(BinStorage& shared, int length, int span,
                                             int top_k) const {
     uint32_t keys[kQuadLogits];

@@ -7,36 +7,23 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-// Blocks that share a row, threads of a block, logits that a thread holds.
-template <int kClusterBlocks, int kBlockThreads, int kHeldKeys>
-struct Form {
-  static constexpr int kClusterSize = kClusterBlocks;
-  static constexpr int kThreads = kBlockThreads;
-  static constexpr int kThreadKeys = kHeldKeys;
-  // Twice a row's best, for a top_k of 2,048, as the listed keys are about as many.
-  static constexpr int kCodes = kClusterSize >= 8 ? 512 : kClusterSize > 2 ? 1024 : 4096;
-};
-using FewRows = Form<16, 512, 16>;
-using SomeRows = Form<6, 1024, 24>;
-using ShortRows = Form<2, 1024, 16>;
-
+inline constexpr int kClusterSize = 16;
+inline constexpr int kThreads = 512;
+inline constexpr int kThreadKeys = 16;
 // Of a row; each of its blocks reads the same ones.
 inline constexpr int kSamples = 1024;
-#ifndef WC
-#define WC 256
-#endif
-inline constexpr int kWarpCandidates = WC;
+// Of a warp's list. A list of all keys would take twice the time's worth of L1 from the row's loads.
+inline constexpr int kWarpCandidates = 256;
+// Of a block: the keys listed are about twice a row's best.
+inline constexpr int kCodes = 512;
 
-template <class F>
 struct alignas(128) SharedStorage {
-  static constexpr int kWarps = F::kThreads / 32;
-
-  SelectStorage<F::kClusterSize, F::kCodes> select;
+  SelectStorage<kClusterSize, kCodes> select;
   BinStorage bins;
-  uint32_t warp_values[2][kWarps];
+  uint32_t warp_values[2][kThreads / 32];
   union {  // by warp
-    Candidate lists[kWarps][kWarpCandidates];
-    uint16_t winners[kWarps][32 * F::kThreadKeys];  // their places in it
+    Candidate lists[kThreads / 32][kWarpCandidates];
+    uint16_t winners[kThreads / 32][32 * kThreadKeys];  // their places in it
   };
 };
 

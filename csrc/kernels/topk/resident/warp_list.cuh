@@ -14,14 +14,12 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-template <LogitsType kType, class F>
+template <LogitsType kType>
 class WarpList {
-  static constexpr int kThreadKeys = F::kThreadKeys;
-
  public:
   using Ranks = TileRanks<Packet<kType>::kLogits, kThreadKeys / Packet<kType>::kLogits>;
 
-  __device__ __forceinline__ explicit WarpList(SharedStorage<F>& shared)
+  __device__ __forceinline__ explicit WarpList(SharedStorage& shared)
       : list_(shared.lists[threadIdx.x / 32]) {}
 
   // Lists the logits whose bits are set, unless they are too many.
@@ -104,24 +102,24 @@ class WarpList {
 
   Candidate* list_;  // positions are places in the warp
   uint32_t count_ = 0;
-  uint32_t first_place_ = 0;
+  uint32_t first_place_ = 0;  // among the block's listed keys
 };
 
 // Writes the block's winners in order from indices[0] on; place 0 of the warp's list is at
 // `warp_position`. Barriers: the warps' ties, if those have to be told apart; the warps' winners.
-template <LogitsType kType, class F>
-__device__ __forceinline__ void write_listed(SharedStorage<F>& shared,
-                                             WarpList<kType, F> const& list, Verdict const& verdict, int warp_position,
+template <LogitsType kType>
+__device__ __forceinline__ void write_listed(SharedStorage& shared, WarpList<kType> const& list,
+                                             Verdict const& verdict, int warp_position,
                                              SlotMap const& slot, int32_t* indices) {
   uint32_t ties = ~0u;
   if (!verdict.settled) {
     uint32_t const equal = list.count_equal(verdict.threshold);
     uint32_t const before =
-        verdict.equal_before + sum_of_lower_warps<F::kThreads>(shared.warp_values[0], equal);
+        verdict.equal_before + sum_of_lower_warps<kThreads>(shared.warp_values[0], equal);
     ties = verdict.ties - min(verdict.ties, before);
   }
   uint32_t const winners = list.visit_winners(verdict.threshold, ties, [](uint32_t, uint32_t) {});
-  indices += sum_of_lower_warps<F::kThreads>(shared.warp_values[1], winners);
+  indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], winners);
   list.visit_winners(verdict.threshold, ties, [&](uint32_t rank, uint32_t place) {
     indices[rank] = slot(warp_position + place);
   });
