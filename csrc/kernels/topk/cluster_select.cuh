@@ -55,6 +55,9 @@ class ClusterSelect {
     int const thread = threadIdx.x;
     if (thread < kRoundBins) shared_.bins[0][thread] = 0;
     if (thread < kRankedKeys) shared_.ranked[thread] = kNoKey;
+    if constexpr (kCodes > 0) {
+      if (thread < kRankedCodes) shared_.inside_codes[thread] = 0;
+    }
     if (thread == 0) {
       shared_.num_ranked = 0;
       shared_.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
@@ -63,7 +66,6 @@ class ClusterSelect {
       if (thread == 0) {
         shared_.num_codes = 0;
         shared_.num_inside_codes = 0;
-        shared_.verdict.threshold = kNoKey;
         ptx::mbarrier_init(&shared_.codes_barrier, kClusterSize);
       }
     }
@@ -95,8 +97,6 @@ class ClusterSelect {
     if (threadIdx.x % 32 == 0) before = atomicAdd(&shared_.num_codes, number);
     return __shfl_sync(kAllLanes, before, 0);
   }
-  // All of a block's listed keys have the places below `number`. By one thread.
-  __device__ __forceinline__ void set_listed(uint32_t number) { shared_.num_codes = number; }
   // By one lane of a warp that does not list its keys.
   __device__ __forceinline__ void add_unlisted() { atomicAdd(&shared_.num_codes, kUnlisted); }
 
@@ -113,7 +113,8 @@ class ClusterSelect {
   // round and nearly always settle the rest. False, too, if a warp does not list its keys: then the
   // selection is as if it had not begun.
   template <class Visit>
-  __device__ __forceinline__ bool select_listed(Visit const& visit, Interval& interval) {
+  __device__ __forceinline__ bool select_listed(Visit const& visit, Interval& interval,
+                                                Verdict& verdict) {
     uint32_t const rank = remaining();
     int const code_shift = max(interval.shift - kCodeBits, 0);
     Crossing const crossing = run_round(
@@ -136,7 +137,7 @@ class ClusterSelect {
       if (threadIdx.x == 0) shared_.crossing = Crossing{0, rank, 0, 0, 0};
       return false;
     }
-    if (rank_codes(interval, crossing)) return true;
+    if (rank_codes(interval, crossing, verdict)) return true;
     auto const visit_keys = [&](auto const& take) {
       visit([&](uint32_t key, uint32_t) {
         uint32_t const keys[1] = {key};
@@ -144,8 +145,10 @@ class ClusterSelect {
       });
     };
     Outcome const outcome = conclude(visit_keys, interval, crossing);
-    return outcome == Outcome::kNextRound ? select_visited(visit_keys, interval)
-                                          : outcome == Outcome::kSelected;
+    bool const selected = outcome == Outcome::kNextRound ? select_visited(visit_keys, interval)
+                                                         : outcome == Outcome::kSelected;
+    verdict = shared_.verdict;
+    return selected;
   }
 
   // The same where visit(take) calls take(keys), arrays of one size, for the keys of this thread.
@@ -253,82 +256,68 @@ class ClusterSelect {
     return __any_sync(kAllLanes, shared_.codes[threadIdx.x % 32 % kClusterSize][0] == kUnlisted);
   }
 
-  // Ranks the codes of the keys in the crossing. False if they do not tell which keys win. Barriers:
-  // the codes in the crossing; the verdict.
-  __device__ __forceinline__ bool rank_codes(Interval const& interval, Crossing const& crossing) {
+  // The verdict, if the codes tell which keys of the crossing win: else false. Every warp finds it by
+  // itself. One barrier: the codes in the crossing.
+  __device__ __forceinline__ bool rank_codes(Interval const& interval, Crossing const& crossing,
+                                             Verdict& verdict) {
     // The last bin has keys that no code tells apart.
-    if (crossing.bin >= kRoundBins - 1 || crossing.inside > kRankedKeys ||
-        crossing.inside == crossing.rank) {
+    if (crossing.bin >= kRoundBins - 1 || crossing.inside > kRankedCodes ||
+        crossing.inside == crossing.rank || interval.shift < kCodeBits) {
       return false;
     }
-    constexpr int kStores = kCodes / kCodesPerStore;
-    int const bin_shift = min(interval.shift, kCodeBits);
-    for (int i = opaque(threadIdx.x); i < kClusterSize * kStores; i += kThreads) {
-      int const peer = i / kStores;
-      int const first = i % kStores * kCodesPerStore;
+    constexpr int kChunks = kCodes / kCodesPerStore / 32;
+    uint32_t const lane = threadIdx.x % 32;
+#pragma unroll 1
+    for (uint32_t i = opaque(threadIdx.x) / 32; i < kClusterSize * kChunks; i += kThreads / 32) {
+      uint32_t const peer = i % kClusterSize;
+      uint32_t const first = (i / kClusterSize * 32 + lane) * kCodesPerStore;
       uint16_t const* const codes = shared_.codes[peer];
-      int const number = codes[0];
-      if (first > number) continue;
+      uint32_t const number = codes[0];
       uint4 const raw = *reinterpret_cast<uint4 const*>(&codes[first]);
-      uint32_t const pairs[4] = {raw.x, raw.y, raw.z, raw.w};
-      uint32_t inside = 0;
-#pragma unroll
-      for (int j = 0; j < kCodesPerStore; ++j) {
-        uint32_t const code = j % 2 == 0 ? pairs[j / 2] & 0xFFFF : pairs[j / 2] >> 16;
-        inside |= code >> bin_shift == crossing.bin ? 1u << j : 0;
-      }
-      inside &= first == 0 ? ~1u : ~0u;  // the number
-      inside &= (2u << min(number - first, 30)) - 1;
+      uint32_t const bins[2] = {__byte_perm(raw.x, raw.y, 0x7531), __byte_perm(raw.z, raw.w, 0x7531)};
+      uint32_t const bytes = crossing.bin * 0x01010101u;
+      uint32_t inside = zero_bytes(bins[0] ^ bytes) | zero_bytes(bins[1] ^ bytes) >> 1;
 #pragma unroll 1
       for (; inside != 0; inside &= inside - 1) {
+        uint32_t const bit = __ffs(inside) - 1;
+        uint32_t const index = first + bit / 8 + (bit % 8 == 7 ? 0 : 4);
+        if (index == 0 || index > number) continue;  // the number, what no key has
         uint32_t const place = atomicAdd(&shared_.num_inside_codes, 1u);
-        uint32_t const code = codes[first + __ffs(inside) - 1];
-        if (place < kRankedKeys) {
-          shared_.inside_codes[place] = 2 * code + (peer < block_rank() ? 1 : 0);
+        if (place < kRankedCodes) {
+          shared_.inside_codes[place] = 2 * (codes[index] & 0xFF) + (peer < block_rank() ? 1 : 0);
         }
       }
     }
     __syncthreads();
     if (shared_.num_inside_codes != crossing.inside) return false;
-    if (threadIdx.x < kRankThreads) {
-      int const code_shift = max(interval.shift - kCodeBits, 0);
-      compare_codes(interval.low, code_shift, crossing);
+    // A lane takes one code; unused ones are the least.
+    bool const valid = lane < crossing.inside;
+    uint32_t const own = shared_.inside_codes[lane];
+    uint32_t greater = 0;
+#pragma unroll 2
+    for (uint32_t i = 0; i < crossing.inside; i += 4) {
+      uint4 const quad = *reinterpret_cast<uint4 const*>(&shared_.inside_codes[i]);
+      greater += (quad.x > (own | 1) ? 1 : 0) + (quad.y > (own | 1) ? 1 : 0) +
+                 (quad.z > (own | 1) ? 1 : 0) + (quad.w > (own | 1) ? 1 : 0);
     }
-    __syncthreads();
-    return shared_.verdict.threshold != kNoKey;
+    uint32_t const code = own / 2;
+    uint32_t const last = __reduce_min_sync(kAllLanes, valid && greater < crossing.rank ? code : ~0u);
+    uint32_t const above = __ballot_sync(kAllLanes, valid && code > last);
+    uint32_t const equal = __ballot_sync(kAllLanes, valid && code == last);
+    uint32_t const before = __ballot_sync(kAllLanes, own % 2 != 0);
+    uint32_t const ties = crossing.rank - __popc(above);
+    bool const settled = ties == static_cast<uint32_t>(__popc(equal));
+    int const code_shift = interval.shift - kCodeBits;
+    verdict = Verdict{interval.low + (crossing.bin << interval.shift) + (last << code_shift), ties,
+                      crossing.above_before + __popc(above & before),
+                      static_cast<uint32_t>(__popc(equal & before)),
+                      settled};
+    return settled || code_shift == 0;
   }
 
-  // Four threads compare a code with all others. Leaves a verdict if one code tells.
-  __device__ __forceinline__ void compare_codes(uint32_t low, int code_shift,
-                                                Crossing const& crossing) {
-    uint32_t const thread = opaque(threadIdx.x);
-    uint32_t const index = thread / 4;
-    uint32_t const own = shared_.inside_codes[index];  // nobody's, past the last
-    // How many others are above, equal, the same in the blocks of lower rank, equal in lower
-    // places; six bits each.
-    uint32_t counts = 0;
-#pragma unroll 1
-    for (uint32_t other_index = thread % 4; other_index < crossing.inside; other_index += 4) {
-      uint32_t const other = shared_.inside_codes[other_index];
-      uint32_t const before = other % 2 == 0 ? 1u : 1u | 1u << 12;
-      if (other / 2 > own / 2) counts += before;
-      if (other / 2 == own / 2 && other_index != index) {
-        counts += before << 6 | (other_index < index ? 1u << 24 : 0);
-      }
-    }
-    counts += __shfl_xor_sync(kAllLanes, counts, 1);
-    counts += __shfl_xor_sync(kAllLanes, counts, 2);
-    uint32_t const greater = counts & 63;
-    uint32_t const equal = (counts >> 6 & 63) + 1;
-    bool const is_first = counts >> 24 == 0;
-    bool const settled = crossing.rank == greater + equal;
-    bool const tells = settled || code_shift == 0;
-    if (thread % 4 == 0 && index < crossing.inside && is_first && greater < crossing.rank &&
-        crossing.rank <= greater + equal && tells) {
-      shared_.verdict = Verdict{low + (own / 2 << code_shift), crossing.rank - greater,
-                                crossing.above_before + (counts >> 12 & 63),
-                                (counts >> 18 & 63) + own % 2, settled};
-    }
+  // The highest bit of each byte that is zero.
+  static __device__ __forceinline__ uint32_t zero_bytes(uint32_t bytes) {
+    return ~((bytes & 0x7F7F7F7Fu) + 0x7F7F7F7Fu | bytes | 0x7F7F7F7Fu);
   }
 
   // To every block, this one included.

@@ -57,6 +57,7 @@ struct Verdict {
 
 // Of a 16-byte store.
 inline constexpr int kCodesPerStore = 8;
+inline constexpr int kRankedCodes = 32;
 
 // kCodes: codes of a block, 16 bits of each listed key behind a word that tells their number.
 template <int kClusterSize, int kCodes = 0>
@@ -67,7 +68,7 @@ struct alignas(16) SelectStorage {
   uint32_t own_ranked[kClusterSize > 1 ? kRankedKeys : 0];
   alignas(16) uint16_t codes[kCodes > 0 ? kClusterSize : 0][kCodes > 0 ? kCodes : 1];
   alignas(16) uint16_t own_codes[kCodes];
-  uint32_t inside_codes[kCodes > 0 ? kRankedKeys : 0];
+  alignas(16) uint32_t inside_codes[kCodes > 0 ? kRankedCodes : 0];
   uint64_t barriers[kMaxRounds + 1];
   uint64_t codes_barrier;
   uint2 warp_sums[kSearchWarps];

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
 
-  ClusterSelect<kClusterSize, kThreads, max_codes(kClusterSize)> selector(shared.select);
+  ClusterSelect<kClusterSize, kThreads> selector(shared.select);
   ptx::wait_for_prior_kernels();
   {
     Assignment<kType> const own(args, blockIdx.x, kClusterSize);

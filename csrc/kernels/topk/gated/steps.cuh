@@ -43,7 +43,7 @@ inline constexpr uint32_t kBeyondCapacity = ~0u;
 template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
 __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& shared,
                                              Candidate* list, Assignment<kType> const& own,
-                                             ClusterSelect<kClusterSize, kThreads, max_codes(kClusterSize)>& selector) {
+                                             ClusterSelect<kClusterSize, kThreads>& selector) {
   Sample<kType, kThreads> const sample(own.logits, own.range.length);
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
@@ -86,41 +86,13 @@ __device__ __forceinline__ uint32_t add_ties(KernelArgs const& args, Storage& sh
   return count;
 }
 
-// Selects among `count` candidates, as ClusterSelect::select does.
-template <int kClusterSize, int kThreads, int kKeys>
-__device__ __forceinline__ bool select_once(
-    ClusterSelect<kClusterSize, kThreads, max_codes(kClusterSize)>& selector,
-    uint32_t const (&keys)[kKeys], uint32_t count, bool coded, Interval& interval) {
-  auto const visit = [&](auto const& take) {
-    visit_held<kThreads, kKeys, 2>(count, [&](int i) {
-      uint32_t const pair[2] = {keys[i], keys[i + 1]};
-      take(pair);
-    });
-  };
-  if constexpr (kClusterSize > 1) {
-    if (coded) {
-      if (threadIdx.x == 0) selector.set_listed(count);
-      return selector.select_listed(
-          [&](auto const& take) {
-            visit_held<kThreads, kKeys, 2>(count, [&](int i) {
-              uint32_t const place = first_held<kThreads>() + i * kThreads;
-              take(keys[i], place);
-              take(keys[i + 1], place + kThreads);
-            });
-          },
-          interval);
-    }
-  }
-  return selector.select_visited(visit, interval);
-}
-
 // Selects among what is listed, whose number it returns; `keys` are then those of the lists. If too
 // few pass the gate, the tie beneath it may fill up the lists, ahead of the selection where the
 // sample tells that it will have to; if that does not do, and where more pass than a list takes, a
 // block lists the best of its slice.
 template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
 __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shared, Candidate* list,
-                                           ClusterSelect<kClusterSize, kThreads, max_codes(kClusterSize)>& selector,
+                                           ClusterSelect<kClusterSize, kThreads>& selector,
                                            uint32_t (&keys)[kKeys]) {
   uint32_t const capacity = args.capacity;
   uint32_t const low = shared.gate.key;
@@ -139,7 +111,6 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
     above_tie = false;
     interval = Interval{low - 1, ~(low - 1), 0};
   }
-  bool first = true;
 #pragma unroll 1
   while (true) {
     if (count > capacity) {
@@ -149,8 +120,13 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
       __syncthreads();
     }
     load_keys<kThreads>(keys, list, count, first_held<kThreads>());
-    if (select_once<kClusterSize, kThreads>(selector, keys, count, first, interval)) return count;
-    first = false;
+    auto const visit = [&](auto const& take) {
+      visit_held<kThreads, kKeys, 2>(count, [&](int i) {
+        uint32_t const pair[2] = {keys[i], keys[i + 1]};
+        take(pair);
+      });
+    };
+    if (selector.select_visited(visit, interval)) return count;
     count = kBeyondCapacity;
     if (above_tie) {
       above_tie = false;

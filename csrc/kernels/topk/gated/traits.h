@@ -13,13 +13,7 @@ constexpr int min_blocks(int cluster_size) { return cluster_size <= 8 ? 2 : 1; }
 // Logits that a thread looks at before it takes places for those that pass.
 inline constexpr int kBatchLogits = 8;
 // A block's candidates at most; their keys are held in registers.
-constexpr int max_candidates(int cluster_size) {
-  return cluster_size == 1 ? 7168 : cluster_size == 2 ? 5120 : 4096;
-}
-// Codes of a block: about 2.2 top_k keys of a row are listed.
-constexpr int max_codes(int cluster_size) {
-  return cluster_size == 1 ? 0 : cluster_size == 2 ? 3072 : 1024;
-}
+constexpr int max_candidates(int cluster_size) { return cluster_size == 1 ? 7168 : 6144; }
 // A sample is a quad of neighbouring logits per thread, and some threads' quads are neighbours, in
 // a line of memory: each line costs a trip, and the place in the L2 of a line that may have to be
 // written first. Microseconds with 1, 2, 4, 8 quads a run: 64 x 32K 13.7, 13.1, 12.9, 12.8; 128 x
@@ -43,7 +37,7 @@ struct Gate {
 // Followed by the candidates, the winners' bitmap and the winners' positions.
 template <int kClusterSize, int kThreads>
 struct alignas(128) SharedStorage {
-  SelectStorage<kClusterSize, max_codes(kClusterSize)> select;
+  SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_sums[2][1][kThreads / 32];
   Gate gate;
