@@ -56,6 +56,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (threadIdx.x == 0) shared.num_listed = 0;
   if (from_zero) range = RowRange(args, opaque(blockIdx.x));
+  SampleRanks const ranks(args.top_k, range.length);
+  sort_by_warps<kWarps>(shared.samples, finite(sample));
   __syncthreads();
   if (range.length <= args.top_k) {
     write_whole_row<kThreads>(args, range, SlotMap(args, blockIdx.x), 0, 1,
@@ -63,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
 
-  BinMap const bin_of(sample, args.top_k, range.length);
+  BinMap const bin_of(ranks, [&](int rank) { return shared.samples[rank]; });
   packets.drop_beyond(values, range.length);
   write_best<kType, false>(args, shared, bin_of, packets, values, range.length);
 }
