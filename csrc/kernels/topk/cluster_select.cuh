@@ -42,10 +42,10 @@ __device__ __forceinline__ uint32_t first_winner(Verdict const& verdict) {
 }
 
 // One selection of one row.
-template <int kClusterSize, int kThreads, int kCodes = 0>
+template <int kClusterSize, int kThreads>
 class ClusterSelect {
  public:
-  using Storage = SelectStorage<kClusterSize, kCodes>;
+  using Storage = SelectStorage<kClusterSize>;
 
   __device__ explicit ClusterSelect(Storage& shared) : shared_(shared) {}
   __device__ ClusterSelect(Storage& shared, int top_k) : shared_(shared) { prepare(top_k); }
@@ -55,19 +55,9 @@ class ClusterSelect {
     int const thread = threadIdx.x;
     if (thread < kRoundBins) shared_.bins[0][thread] = 0;
     if (thread < kRankedKeys) shared_.ranked[thread] = kNoKey;
-    if constexpr (kCodes > 0) {
-      if (thread < kRankedCodes) shared_.inside_codes[thread] = 0;
-    }
     if (thread == 0) {
       shared_.num_ranked = 0;
       shared_.crossing = Crossing{0, static_cast<uint32_t>(top_k), 0, 0, 0};
-    }
-    if constexpr (kCodes > 0) {
-      if (thread == 0) {
-        shared_.num_codes = 0;
-        shared_.num_inside_codes = 0;
-        ptx::mbarrier_init(&shared_.codes_barrier, kClusterSize);
-      }
     }
     if constexpr (kClusterSize > 1) {
       if (thread <= kMaxRounds) {
@@ -91,15 +81,6 @@ class ClusterSelect {
   __device__ uint32_t remaining() const { return shared_.crossing.rank; }
   __device__ Verdict const& verdict() const { return shared_.verdict; }
 
-  // Places for the codes of a warp's listed keys. By all lanes.
-  __device__ __forceinline__ uint32_t add_listed(uint32_t number) {
-    uint32_t before = 0;
-    if (threadIdx.x % 32 == 0) before = atomicAdd(&shared_.num_codes, number);
-    return __shfl_sync(kAllLanes, before, 0);
-  }
-  // By one lane of a warp that does not list its keys.
-  __device__ __forceinline__ void add_unlisted() { atomicAdd(&shared_.num_codes, kUnlisted); }
-
   // Selects among `keys` of all threads of the cluster; kNoKey does not count. False if fewer than
   // needed lie in the interval: they all win, remaining() is what is missing, and the interval
   // becomes that of the keys below it. True leaves the verdict.
@@ -108,82 +89,57 @@ class ClusterSelect {
     return select_visited([&](auto const& take) { take(keys); }, interval);
   }
 
-  // The same where visit(take) calls take(key, place) for the keys of this thread, which have places
-  // of their own among the block's listed keys. The keys' codes travel with the counts of the first
-  // round and nearly always settle the rest. False, too, if a warp does not list its keys: then the
-  // selection is as if it had not begun.
-  template <class Visit>
-  __device__ __forceinline__ bool select_listed(Visit const& visit, Interval& interval,
-                                                Verdict& verdict) {
-    uint32_t const rank = remaining();
-    int const code_shift = max(interval.shift - kCodeBits, 0);
-    Crossing const crossing = run_round(
-        [&](uint32_t* bins) {
-          visit([&](uint32_t key, uint32_t place) {
-            uint32_t const offset = key - interval.low;
-            bool const counts = offset <= interval.range;
-            uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
-            uint32_t const code = min(offset >> code_shift, kBeyondCodes);
-            atomicAdd(&bins[counts ? bin : kOtherBin], 1u);
-            if (place < kCodes - 1) {
-              shared_.own_codes[1 + place] = static_cast<uint16_t>(counts ? code : kBeyondCodes);
-            }
-          });
-        },
-        [&] { send_codes(); });
-    ptx::mbarrier_wait_cluster(&shared_.codes_barrier, 0);
-    if (any_unlisted()) {
-      __syncthreads();
-      if (threadIdx.x == 0) shared_.crossing = Crossing{0, rank, 0, 0, 0};
-      return false;
-    }
-    if (rank_codes(interval, crossing, verdict)) return true;
-    auto const visit_keys = [&](auto const& take) {
-      visit([&](uint32_t key, uint32_t) {
-        uint32_t const keys[1] = {key};
-        take(keys);
-      });
-    };
-    Outcome const outcome = conclude(visit_keys, interval, crossing);
-    bool const selected = outcome == Outcome::kNextRound ? select_visited(visit_keys, interval)
-                                                         : outcome == Outcome::kSelected;
-    verdict = shared_.verdict;
-    return selected;
-  }
-
   // The same where visit(take) calls take(keys), arrays of one size, for the keys of this thread.
   template <class Visit>
   __device__ __forceinline__ bool select_visited(Visit const& visit, Interval& interval) {
 #pragma unroll 1
     while (true) {
-      Crossing const crossing = run_round(
-          [&](uint32_t* bins) {
-            visit([&](auto const& keys) {
+      Crossing const crossing = run_round([&](uint32_t* bins) {
+        visit([&](auto const& keys) {
 #pragma unroll
-              for (uint32_t const key : keys) {
-                uint32_t const offset = key - interval.low;
-                // Choosing a bin costs less than a branch around the atomic.
-                uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
-                atomicAdd(&bins[offset <= interval.range ? bin : kOtherBin], 1u);
-              }
-            });
-          },
-          [] {});
-      Outcome const outcome = conclude(visit, interval, crossing);
-      if (outcome != Outcome::kNextRound) return outcome == Outcome::kSelected;
+          for (uint32_t const key : keys) {
+            uint32_t const offset = key - interval.low;
+            // Choosing a bin costs less than a branch around the atomic.
+            uint32_t const bin = min(offset >> interval.shift, kRoundBins - 1);
+            atomicAdd(&bins[offset <= interval.range ? bin : kOtherBin], 1u);
+          }
+        });
+      });
+      if (crossing.bin == kRoundBins) {
+        uint32_t const range = interval.low - 2;
+        interval = Interval{1, range, round_shift(range)};
+        return false;
+      }
+      uint32_t const offset = crossing.bin << interval.shift;
+      uint32_t const rest = interval.range - offset;
+      uint32_t const width = ~(~0u << interval.shift);
+      interval.low += offset;
+      interval.range = crossing.bin == kRoundBins - 1 ? rest : min(width, rest);
+      interval.shift = round_shift(interval.range);
+      bool const settled = crossing.inside == crossing.rank;
+      if (!settled && crossing.inside <= kRankedKeys) {
+        rank_inside(visit, interval, crossing);
+        return true;
+      }
+      if (settled || interval.range == 0) {
+        if (threadIdx.x == 0) {
+          shared_.verdict = Verdict{interval.low, crossing.rank, crossing.above_before,
+                                    crossing.inside_before, settled};
+        }
+        __syncthreads();
+        return true;
+      }
     }
   }
 
   // Counts by count(bins) and finds the bin of the remaining-th best. Barriers: the block's counts;
-  // the exchange, in which sent() may send more; the search; the crossing, and the zeros of the
-  // next round's bins.
-  template <class Count, class Sent>
-  __device__ __forceinline__ Crossing run_round(Count const& count, Sent const& sent) {
+  // the exchange; the search; the crossing, and the zeros of the next round's bins.
+  template <class Count>
+  __device__ __forceinline__ Crossing run_round(Count const& count) {
     uint32_t* const bins = shared_.bins[round_ % 2];
     count(bins);
     __syncthreads();
     if constexpr (kClusterSize > 1) send_counts();
-    sent();
     find_crossing(bins);
     __syncthreads();
     ++round_;
@@ -191,135 +147,6 @@ class ClusterSelect {
   }
 
  private:
-  static constexpr int kCodeBits = 8;  // of a code, beneath its bin
-  static constexpr uint32_t kBeyondCodes = 0xFFFF;  // of the last bin
-  static constexpr uint32_t kUnlisted = 0xFFFF;
-
-  enum class Outcome { kTooFew, kSelected, kNextRound };
-
-  // From a round's crossing to the verdict, or to the interval of the next round.
-  template <class Visit>
-  __device__ __forceinline__ Outcome conclude(Visit const& visit, Interval& interval,
-                                              Crossing const& crossing) {
-    if (crossing.bin == kRoundBins) {
-      uint32_t const range = interval.low - 2;
-      interval = Interval{1, range, round_shift(range)};
-      return Outcome::kTooFew;
-    }
-    uint32_t const offset = crossing.bin << interval.shift;
-    uint32_t const rest = interval.range - offset;
-    uint32_t const width = ~(~0u << interval.shift);
-    interval.low += offset;
-    interval.range = crossing.bin == kRoundBins - 1 ? rest : min(width, rest);
-    interval.shift = round_shift(interval.range);
-    bool const settled = crossing.inside == crossing.rank;
-    if (!settled && crossing.inside <= kRankedKeys) {
-      rank_inside(visit, interval, crossing);
-      return Outcome::kSelected;
-    }
-    if (!settled && interval.range != 0) return Outcome::kNextRound;
-    if (threadIdx.x == 0) {
-      shared_.verdict = Verdict{interval.low, crossing.rank, crossing.above_before,
-                                crossing.inside_before, settled};
-    }
-    __syncthreads();
-    return Outcome::kSelected;
-  }
-
-  // The codes of the listed keys, behind their number, to every block; none if not all have a place.
-  __device__ __forceinline__ void send_codes() {
-    uint32_t const listed = shared_.num_codes;
-    uint32_t const number = listed < kCodes ? listed : 0;
-    uint32_t const told = listed < kUnlisted ? number : kUnlisted;
-    uint32_t const stores = number / kCodesPerStore + 1;
-    uint32_t const barrier = ptx::shared_address(&shared_.codes_barrier);
-    if (threadIdx.x < kClusterSize) {
-      ptx::mbarrier_arrive_expect_tx_cluster(ptx::map_to_rank(barrier, threadIdx.x), 16 * stores);
-    }
-    // A warp's stores go to one block.
-    uint32_t const chunks = (stores + 31) / 32;
-    for (uint32_t i = opaque(threadIdx.x) / 32; i < kClusterSize * chunks; i += kThreads / 32) {
-      uint32_t const peer = i % kClusterSize;
-      uint32_t const store = i / kClusterSize * 32 + threadIdx.x % 32;
-      if (store >= stores) continue;
-      uint32_t const first = store * kCodesPerStore;
-      uint4 codes = *reinterpret_cast<uint4 const*>(&shared_.own_codes[first]);
-      if (first == 0) codes.x = (codes.x & 0xFFFF0000u) | told;
-      ptx::store_async(
-          ptx::map_to_rank(ptx::shared_address(&shared_.codes[block_rank()][first]), peer), codes,
-          ptx::map_to_rank(barrier, peer));
-    }
-  }
-
-  // By all lanes.
-  __device__ __forceinline__ bool any_unlisted() const {
-    return __any_sync(kAllLanes, shared_.codes[threadIdx.x % 32 % kClusterSize][0] == kUnlisted);
-  }
-
-  // The verdict, if the codes tell which keys of the crossing win: else false. Every warp finds it by
-  // itself. One barrier: the codes in the crossing.
-  __device__ __forceinline__ bool rank_codes(Interval const& interval, Crossing const& crossing,
-                                             Verdict& verdict) {
-    // The last bin has keys that no code tells apart.
-    if (crossing.bin >= kRoundBins - 1 || crossing.inside > kRankedCodes ||
-        crossing.inside == crossing.rank || interval.shift < kCodeBits) {
-      return false;
-    }
-    constexpr int kChunks = kCodes / kCodesPerStore / 32;
-    uint32_t const lane = threadIdx.x % 32;
-#pragma unroll 1
-    for (uint32_t i = opaque(threadIdx.x) / 32; i < kClusterSize * kChunks; i += kThreads / 32) {
-      uint32_t const peer = i % kClusterSize;
-      uint32_t const first = (i / kClusterSize * 32 + lane) * kCodesPerStore;
-      uint16_t const* const codes = shared_.codes[peer];
-      uint32_t const number = codes[0];
-      uint4 const raw = *reinterpret_cast<uint4 const*>(&codes[first]);
-      uint32_t const bins[2] = {__byte_perm(raw.x, raw.y, 0x7531), __byte_perm(raw.z, raw.w, 0x7531)};
-      uint32_t const bytes = crossing.bin * 0x01010101u;
-      uint32_t inside = zero_bytes(bins[0] ^ bytes) | zero_bytes(bins[1] ^ bytes) >> 1;
-#pragma unroll 1
-      for (; inside != 0; inside &= inside - 1) {
-        uint32_t const bit = __ffs(inside) - 1;
-        uint32_t const index = first + bit / 8 + (bit % 8 == 7 ? 0 : 4);
-        if (index == 0 || index > number) continue;  // the number, what no key has
-        uint32_t const place = atomicAdd(&shared_.num_inside_codes, 1u);
-        if (place < kRankedCodes) {
-          shared_.inside_codes[place] = 2 * (codes[index] & 0xFF) + (peer < block_rank() ? 1 : 0);
-        }
-      }
-    }
-    __syncthreads();
-    if (shared_.num_inside_codes != crossing.inside) return false;
-    // A lane takes one code; unused ones are the least.
-    bool const valid = lane < crossing.inside;
-    uint32_t const own = shared_.inside_codes[lane];
-    uint32_t greater = 0;
-#pragma unroll 2
-    for (uint32_t i = 0; i < crossing.inside; i += 4) {
-      uint4 const quad = *reinterpret_cast<uint4 const*>(&shared_.inside_codes[i]);
-      greater += (quad.x > (own | 1) ? 1 : 0) + (quad.y > (own | 1) ? 1 : 0) +
-                 (quad.z > (own | 1) ? 1 : 0) + (quad.w > (own | 1) ? 1 : 0);
-    }
-    uint32_t const code = own / 2;
-    uint32_t const last = __reduce_min_sync(kAllLanes, valid && greater < crossing.rank ? code : ~0u);
-    uint32_t const above = __ballot_sync(kAllLanes, valid && code > last);
-    uint32_t const equal = __ballot_sync(kAllLanes, valid && code == last);
-    uint32_t const before = __ballot_sync(kAllLanes, own % 2 != 0);
-    uint32_t const ties = crossing.rank - __popc(above);
-    bool const settled = ties == static_cast<uint32_t>(__popc(equal));
-    int const code_shift = interval.shift - kCodeBits;
-    verdict = Verdict{interval.low + (crossing.bin << interval.shift) + (last << code_shift), ties,
-                      crossing.above_before + __popc(above & before),
-                      static_cast<uint32_t>(__popc(equal & before)),
-                      settled};
-    return settled || code_shift == 0;
-  }
-
-  // The highest bit of each byte that is zero.
-  static __device__ __forceinline__ uint32_t zero_bytes(uint32_t bytes) {
-    return ~((bytes & 0x7F7F7F7Fu) + 0x7F7F7F7Fu | bytes | 0x7F7F7F7Fu);
-  }
-
   // To every block, this one included.
   __device__ __forceinline__ void send_counts() {
     constexpr int kCounts = 8;  // of a 16-byte store

@@ -1,4 +1,4 @@
-// Shared memory of the searches that both top-k kernels use; for host code too.
+// Shared memory of the searches that the top-k kernels share; for host code too.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -55,28 +55,17 @@ struct Verdict {
   bool settled;
 };
 
-// Of a 16-byte store.
-inline constexpr int kCodesPerStore = 8;
-inline constexpr int kRankedCodes = 32;
-
-// kCodes: codes of a block, 16 bits of each listed key behind a word that tells their number.
-template <int kClusterSize, int kCodes = 0>
+template <int kClusterSize>
 struct alignas(16) SelectStorage {
   uint32_t bins[2][kRoundBins + 4];  // of even and odd rounds
   uint16_t gathered[2][kClusterSize > 1 ? kClusterSize : 0][kRoundBins];
   alignas(16) uint32_t ranked[kRankedKeys];  // grouped by block
   uint32_t own_ranked[kClusterSize > 1 ? kRankedKeys : 0];
-  alignas(16) uint16_t codes[kCodes > 0 ? kClusterSize : 0][kCodes > 0 ? kCodes : 1];
-  alignas(16) uint16_t own_codes[kCodes];
-  alignas(16) uint32_t inside_codes[kCodes > 0 ? kRankedCodes : 0];
   uint64_t barriers[kMaxRounds + 1];
-  uint64_t codes_barrier;
   uint2 warp_sums[kSearchWarps];
   Crossing crossing;
   Verdict verdict;
   uint32_t num_ranked;
-  uint32_t num_codes;
-  uint32_t num_inside_codes;
 };
 
 }  // namespace dsa_ops::topk_sm90

@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
   float values[kThreadKeys];
   packets.load(values);
   // While the loads are on their way.
-  ClusterSelect<kClusterSize, kThreads, kCodes> selector(shared.select, args.top_k);
+  ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
   if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize);
   selector.wait_for_cluster();
@@ -74,25 +74,24 @@ __global__ void __launch_bounds__(kThreads)
   interval.range = ~interval.low;
   packets.drop_beyond(values, valid);
   WarpList<kType> list(shared);
-  Verdict verdict;
   bool listed = interval.shift != 0;  // else a crowd of equal keys would be
   if (listed) {
-    list.fill(passing(values, logit_of(interval.low)), values, selector);
-    listed = selector.select_listed([&](auto const& take) { list.visit(take); }, interval,
-                                    verdict);
+    list.fill(passing(values, logit_of(interval.low)), values);
+    listed = selector.select_visited([&](auto const& take) { list.visit(take); }, interval);
   }
   int32_t const own_row = opaque(blockIdx.x) / kClusterSize;
   SlotMap const slot(args, own_row);
   int32_t* const indices = args.indices + int64_t{own_row} * args.indices_row_stride;
   int const warp_position = packets.begin + packets.warp_first();
   if (listed) {
+    Verdict const verdict = selector.verdict();
     write_listed(shared, list, verdict, warp_position, slot, indices + first_winner(verdict));
     return;
   }
   uint32_t keys[kThreadKeys];
   packets.make_keys(keys, values, valid);
   while (!selector.select(keys, interval)) continue;
-  verdict = selector.verdict();
+  Verdict const verdict = selector.verdict();
   using Ranks = typename WarpList<kType>::Ranks;
   uint32_t const mask = winner_mask<Ranks, kThreads>(shared.warp_values[0], keys, verdict);
   write_winners<Ranks, kThreads>(shared, mask, warp_position, slot,

@@ -12,17 +12,13 @@ inline constexpr int kThreads = 512;
 inline constexpr int kThreadKeys = 16;
 // Of a row; each of its blocks reads the same ones.
 inline constexpr int kSamples = 1024;
-// Of a warp's list. A list of all keys would take twice the time's worth of L1 from the row's loads.
-inline constexpr int kWarpCandidates = 256;
-// Of a block: the keys listed are about twice a row's best.
-inline constexpr int kCodes = 512;
 
 struct alignas(128) SharedStorage {
-  SelectStorage<kClusterSize, kCodes> select;
+  SelectStorage<kClusterSize> select;
   BinStorage bins;
   uint32_t warp_values[2][kThreads / 32];
   union {  // by warp
-    Candidate lists[kThreads / 32][kWarpCandidates];
+    Candidate lists[kThreads / 32][32 * kThreadKeys];
     uint16_t winners[kThreads / 32][32 * kThreadKeys];  // their places in it
   };
 };

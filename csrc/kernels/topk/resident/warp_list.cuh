@@ -22,19 +22,11 @@ class WarpList {
   __device__ __forceinline__ explicit WarpList(SharedStorage& shared)
       : list_(shared.lists[threadIdx.x / 32]) {}
 
-  // Lists the logits whose bits are set, unless they are too many.
-  template <class Select>
-  __device__ __forceinline__ void fill(uint32_t mask, float const (&logits)[kThreadKeys],
-                                       Select& selector) {
+  // Lists the logits whose bits are set.
+  __device__ __forceinline__ void fill(uint32_t mask, float const (&logits)[kThreadKeys]) {
     constexpr int kLogits = Ranks::kTileLogits;
     uint32_t const first = ptx::shared_address(list_);
     Ranks const ranks(mask);
-    if (ranks.total() > kWarpCandidates) {
-      if (threadIdx.x % 32 == 0) selector.add_unlisted();
-      return;
-    }
-    count_ = ranks.total();
-    first_place_ = selector.add_listed(count_);
     __syncwarp();
     ranks.visit_tiles([&](int tile, uint32_t rank) {
       uint32_t address = first + sizeof(Candidate) * rank;
@@ -45,15 +37,17 @@ class WarpList {
                  Candidate{__float_as_uint(logits[bit]), warp_place<Ranks>(bit)});
       }
     });
+    count_ = ranks.total();
     __syncwarp();
   }
 
-  // Calls take(key, place) for the keys of this lane.
+  // Calls take(keys), arrays of one, for the keys of this lane.
   template <class Take>
   __device__ __forceinline__ void visit(Take const& take) const {
 #pragma unroll 1
     for (uint32_t i = threadIdx.x % 32; i < count_; i += 32) {
-      take(key_at(i), first_place_ + i);
+      uint32_t const key[1] = {key_at(i)};
+      take(key);
     }
   }
 
@@ -102,7 +96,6 @@ class WarpList {
 
   Candidate* list_;  // positions are places in the warp
   uint32_t count_ = 0;
-  uint32_t first_place_ = 0;  // among the block's listed keys
 };
 
 // Writes the block's winners in order from indices[0] on; place 0 of the warp's list is at
