@@ -147,8 +147,9 @@ class ClusterSelect {
   }
 
  private:
-  // Threads that search a bin: what blocks have sent is read by two, if it is much.
-  static constexpr int kShare = kClusterSize >= 8 && kThreads >= 2 * kRoundBins ? 2 : 1;
+  // Threads that search a bin: what blocks have sent is read by two, if it is much and the block has
+  // its multiprocessor alone.
+  static constexpr int kShare = kClusterSize > 8 && kThreads >= 2 * kRoundBins ? 2 : 1;
 
   // To every block, this one included.
   __device__ __forceinline__ void send_counts() {
@@ -180,6 +181,7 @@ class ClusterSelect {
   // the barrier.
   __device__ __forceinline__ void find_crossing(uint32_t const* bins) {
     bool const searches = threadIdx.x < kRoundBins * kShare;
+    bool const writes = threadIdx.x % kShare == 0;
     int const lane = threadIdx.x % 32;
     int const warp = threadIdx.x / 32;
     int const bin = kRoundBins - 1 - static_cast<int>(threadIdx.x) / kShare;
@@ -188,7 +190,7 @@ class ClusterSelect {
     uint2 sum = make_uint2(0, 0);  // of the cluster, of the blocks of lower rank
     uint2 above = sum;
     if (searches) {
-      shared_.bins[1 - round_ % 2][bin] = 0;
+      if (writes) shared_.bins[1 - round_ % 2][bin] = 0;
       rank = shared_.crossing.rank;
       above_before = shared_.crossing.above_before;
       if constexpr (kClusterSize == 1) {
@@ -223,11 +225,11 @@ class ClusterSelect {
     above.x -= sum.x;
     above.y -= sum.y;
     above.y += above_before;
-    if (above.x < rank && rank <= counted) {
+    if (writes && above.x < rank && rank <= counted) {
       shared_.crossing =
           Crossing{static_cast<uint32_t>(bin), rank - above.x, sum.x, above.y, sum.y};
     }
-    if (bin == 0 && counted < rank) {
+    if (writes && bin == 0 && counted < rank) {
       shared_.crossing = Crossing{kRoundBins, rank - counted, 0, above.y + sum.y, 0};
     }
   }

@@ -37,6 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
+  touch_width(args);
   ptx::wait_for_prior_kernels();
   // The loads of rows that start at zero need not wait for the row's end.
   bool const from_zero = args.row_starts == nullptr;
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(kThreads)
   Packets const packets(logits, span, 0, 1);
   float values[kThreadKeys];
   packets.load(values);
+  touch_slots(args);
   // While the loads are on their way.
   for (int i = opaque(threadIdx.x); i < kValueBins / 4; i += kThreads) {
     reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);

@@ -45,6 +45,7 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
                                              Candidate* list, Assignment<kType> const& own,
                                              ClusterSelect<kClusterSize, kThreads>& selector) {
   Sample<kType, kThreads> const sample(own.logits, own.range.length);
+  touch_slots(args);
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);

@@ -22,19 +22,18 @@ class WarpList {
   __device__ __forceinline__ explicit WarpList(SharedStorage& shared)
       : list_(shared.lists[threadIdx.x / 32]) {}
 
-  // Lists the logits whose bits are set.
-  __device__ __forceinline__ void fill(uint32_t mask, float const (&logits)[kThreadKeys]) {
+  // Lists the logits from a gate on. A NaN never passes.
+  __device__ __forceinline__ void fill(float const (&logits)[kThreadKeys], float gate) {
     constexpr int kLogits = Ranks::kTileLogits;
     uint32_t const first = ptx::shared_address(list_);
-    Ranks const ranks(mask);
+    Ranks const ranks(logits, gate);
     __syncwarp();
     ranks.visit_tiles([&](int tile, uint32_t rank) {
       uint32_t address = first + sizeof(Candidate) * rank;
 #pragma unroll
       for (int i = 0; i < kLogits; ++i) {
         int const bit = tile * kLogits + i;
-        store_if(mask, 1u << bit, address,
-                 Candidate{__float_as_uint(logits[bit]), warp_place<Ranks>(bit)});
+        store_if_from(logits[bit], gate, address, warp_place<Ranks>(bit));
       }
     });
     count_ = ranks.total();
