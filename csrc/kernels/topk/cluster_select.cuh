@@ -147,8 +147,8 @@ class ClusterSelect {
   }
 
  private:
-  // Threads that search a bin: what blocks have sent is read by two, if it is much and the block has
-  // its multiprocessor alone.
+  // Threads that search a bin: what blocks have sent is read by two, if it is much and the block
+  // has its multiprocessor alone.
   static constexpr int kShare = kClusterSize > 8 && kThreads >= 2 * kRoundBins ? 2 : 1;
 
   // To every block, this one included.

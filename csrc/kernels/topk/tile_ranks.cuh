@@ -15,8 +15,7 @@ namespace dsa_ops::topk_sm90 {
 // Adds if a logit is not below a gate. In PTX, to be two instructions.
 __device__ __forceinline__ void add_if_from(uint32_t& sum, float logit, float gate,
                                             uint32_t number) {
-  asm(
-      "{\n"
+  asm("{\n"
       ".reg .pred passes;\n"
       "setp.ge.f32 passes, %1, %2;\n"
       "@passes add.u32 %0, %0, %3;\n"
