@@ -24,6 +24,28 @@ __device__ __forceinline__ void add_if_from(uint32_t& sum, float logit, float ga
       : "f"(logit), "f"(gate), "r"(number));
 }
 
+// Set bits of a mask under a condition. In PTX, to be two instructions each.
+__device__ __forceinline__ void set_if_from(uint32_t& mask, uint32_t value, uint32_t least,
+                                            uint32_t bits) {
+  asm("{\n"
+      ".reg .pred taken;\n"
+      "setp.ge.u32 taken, %1, %2;\n"
+      "@taken or.b32 %0, %0, %3;\n"
+      "}"
+      : "+r"(mask)
+      : "r"(value), "r"(least), "r"(bits));
+}
+__device__ __forceinline__ void set_if_equal(uint32_t& mask, uint32_t value, uint32_t other,
+                                             uint32_t bits) {
+  asm("{\n"
+      ".reg .pred taken;\n"
+      "setp.eq.u32 taken, %1, %2;\n"
+      "@taken or.b32 %0, %0, %3;\n"
+      "}"
+      : "+r"(mask)
+      : "r"(value), "r"(other), "r"(bits));
+}
+
 // Ranks, in a warp, of the bits of its lanes' masks. Bit tile * kLogits + i is key i of the lane's
 // packet in a tile; positions ascend by tile, lane and i. Counts of all tiles share a word.
 template <int kLogits, int kTiles>
