@@ -241,17 +241,16 @@ class ClusterSelect {
                                               Crossing const& crossing) {
     uint32_t* const list = kClusterSize == 1 ? shared_.ranked : shared_.own_ranked;
     visit([&](auto const& keys) {
-      constexpr bool kOneKey = sizeof(keys) == sizeof(uint32_t);
-      uint32_t inside = 0;  // few threads have one
+      bool any = false;  // few threads have one
 #pragma unroll
-      for (uint32_t const key : keys) inside += key - interval.low <= interval.range ? 1 : 0;
-      if (inside == 0) return;
-      // Additions of one number by several lanes would be gathered into one, which takes longer.
-      uint32_t place = kOneKey ? atomicInc(&shared_.num_ranked, kRankedKeys)
-                               : atomicAdd(&shared_.num_ranked, inside);
+      for (uint32_t const key : keys) any |= key - interval.low <= interval.range;
+      if (any) {
 #pragma unroll
-      for (uint32_t const key : keys) {
-        if (key - interval.low <= interval.range) list[place++] = key;
+        for (uint32_t const key : keys) {
+          if (key - interval.low <= interval.range) {
+            list[atomicAdd(&shared_.num_ranked, 1u)] = key;
+          }
+        }
       }
     });
     __syncthreads();
