@@ -26,8 +26,8 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
-// Elements between the rows of the workspace's logits. More columns than 32 bits count are none that
-// a call takes, but may be asked for.
+// Elements between the rows of the workspace's logits. More columns than 32 bits count are none
+// that a call takes, but may be asked for.
 int64_t row_stride(int64_t columns) {
   constexpr int64_t kMaxColumns = std::numeric_limits<int32_t>::max();
   return round_up(std::clamp<int64_t>(columns, 1, kMaxColumns), kAlignment / sizeof(float));

@@ -6,8 +6,6 @@
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {
 
-constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
-
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
 template <class HeadTile>
@@ -51,7 +49,8 @@ Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaSt
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = kCluster ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kFunction, args), op);
+  int const cluster_size = kCluster ? args.num_splits : 1;
+  return cluster_status(cudaLaunchKernelEx(&config, kFunction, args), cluster_size, op);
 }
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
@@ -70,6 +69,21 @@ Status launch_short(KernelArgs const& all, int64_t num_rows, char const* op, cud
                                                                                        op, stream);
 }
 
+// A cluster for each row, or clusters of half as many splits if those are too large.
+template <class HeadTile>
+Status launch_clusters(KernelArgs const& args, int64_t num_rows, char const* op,
+                       cudaStream_t stream) {
+  Status const status =
+      args.blocks_per_split <= kShortBlocks
+          ? launch_short<HeadTile>(args, num_rows, op, stream)
+          : launch_kernel<HeadTile, Split::kCluster, true>(args, args.num_tiles, op, stream);
+  if (status.code != kClusterTooLarge) return status;
+  KernelArgs half = args;
+  half.num_splits /= 2;
+  half.blocks_per_split *= 2;
+  return launch_clusters<HeadTile>(half, num_rows, op, stream);
+}
+
 template <int kHeads>
 Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scratch, int32_t num_sms,
                     char const* op, cudaStream_t stream) {
@@ -83,12 +97,7 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
   }
   // A launch is split only where it runs at a time.
   if constexpr (kHeads < 64) {
-    if (!through_scratch) {
-      if (args.blocks_per_split <= kShortBlocks) {
-        return launch_short<Tile>(args, num_rows, op, stream);
-      }
-      return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
-    }
+    if (!through_scratch) return launch_clusters<Tile>(args, num_rows, op, stream);
   }
   Status const status = launch_kernel<Tile, Split::kScratch, true>(args, tiles, op, stream);
   if (!status.ok()) return status;
