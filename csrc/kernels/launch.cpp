@@ -1,4 +1,4 @@
-// The current device's properties, asked of the CUDA runtime once per device.
+// The current device's properties, asked of the CUDA runtime once per device; checks of scratch.
 #include "kernels/launch.h"
 
 #include <atomic>
@@ -45,6 +45,19 @@ Status current_device(DeviceProperties* properties, char const* op) noexcept {
     return make_status(StatusCode::kUnsupportedDevice,
                        "%s: device must be a GPU of compute capability 9.0, got %d.%d", op,
                        properties->compute_capability / 10, properties->compute_capability % 10);
+  }
+  return Status{};
+}
+
+Status check_workspace(void const* workspace, size_t bytes, size_t needed,
+                       char const* op) noexcept {
+  if (reinterpret_cast<uintptr_t>(workspace) % 256 != 0) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace must be aligned to 256 bytes, got address %p", op, workspace);
+  }
+  if (bytes < needed) {
+    return make_status(StatusCode::kInvalidArgument,
+                       "%s: workspace_bytes must be at least %zu, got %zu", op, needed, bytes);
   }
   return Status{};
 }

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdarg>
+#include <cstddef>
 #include <cstdio>
 
 #include "dsa_ops/build_info.h"
@@ -51,6 +52,9 @@ struct DeviceProperties {
 // Fails with kUnsupportedDevice unless the current device is a compute capability 9.0 GPU.
 Status current_device(DeviceProperties* properties, char const* op) noexcept;
 
+// Whether a caller's scratch suffices.
+Status check_workspace(void const* workspace, size_t bytes, size_t needed, char const* op) noexcept;
+
 // Raises a kernel's dynamic shared-memory limit once per device; safe to call on every launch.
 template <auto kKernel>
 Status allow_shared_memory(int bytes, char const* op) {
@@ -76,8 +80,8 @@ Status launch_grid(void (*kernel)(Args), Args const& args, dim3 grid, int thread
   return cuda_status(cudaLaunchKernelEx(&config, kernel, args), op);
 }
 
-// Every op folder lists its kernels in `k<Op>Kernels` (defined beside the launch code) and the
-// functions to preload.
+// A kernel's row of the table, and the function that preload() loads. Every op folder lists its
+// own, beside the code that launches them.
 struct KernelEntry {
   KernelInfo info;
   void const* function;

@@ -16,29 +16,23 @@
 #include "kernels/topk/plan.h"
 
 namespace py = pybind11;
+using namespace py::literals;
 
 namespace {
 
 py::dict build_info() {
-  py::dict info;
-  info["version"] = dsa_ops::version();
-  info["cuda"] = dsa_ops::cuda_version();
-  info["architecture"] = "sm_90a";
-  return info;
+  return py::dict("version"_a = dsa_ops::version(), "cuda"_a = dsa_ops::cuda_version(),
+                  "architecture"_a = "sm_90a");
 }
 
 py::list kernel_table() {
   py::list table;
   for (int32_t i = 0; i < dsa_ops::kernel_count(); ++i) {
     dsa_ops::KernelInfo const info = dsa_ops::kernel_info(i);
-    py::dict row;
-    row["name"] = info.name;
-    row["op"] = info.op;
-    row["tile"] = info.tile;
-    row["threads"] = info.threads;
-    row["shared_memory_bytes"] = info.shared_memory_bytes;
-    row["max_registers"] = info.max_registers;
-    table.append(row);
+    table.append(py::dict("name"_a = info.name, "op"_a = info.op, "tile"_a = info.tile,
+                          "threads"_a = info.threads,
+                          "shared_memory_bytes"_a = info.shared_memory_bytes,
+                          "max_registers"_a = info.max_registers));
   }
   return table;
 }
@@ -60,12 +54,8 @@ py::dict plan_indexer_logits(int32_t num_rows, int32_t num_keys, int32_t num_hea
                                            {"num_heads", num_heads},
                                            {"num_sms", num_sms}});
   auto const plan = dsa_ops::indexer::plan_ragged(num_rows, num_keys, num_heads, num_sms);
-  py::dict result;
-  result["grid"] = plan.grid;
-  result["row_tiles"] = plan.row_tiles;
-  result["key_tiles"] = plan.key_tiles;
-  result["pieces"] = plan.pieces;
-  return result;
+  return py::dict("grid"_a = plan.grid, "row_tiles"_a = plan.row_tiles,
+                  "key_tiles"_a = plan.key_tiles, "pieces"_a = plan.pieces);
 }
 
 py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_heads,
@@ -77,12 +67,8 @@ py::dict plan_paged_indexer_logits(int32_t batch, int32_t next_n, int32_t num_he
                                                  {"num_sms", num_sms}});
   auto const plan =
       dsa_ops::indexer::plan_paged(batch, next_n, num_heads, max_context_len, num_sms, false);
-  py::dict result;
-  result["grid"] = plan.grid;
-  result["tile_rows"] = plan.tile_rows;
-  result["tiles_per_request"] = plan.tiles_per_request;
-  result["row_tiles"] = plan.row_tiles;
-  return result;
+  return py::dict("grid"_a = plan.grid, "tile_rows"_a = plan.tile_rows,
+                  "tiles_per_request"_a = plan.tiles_per_request, "row_tiles"_a = plan.row_tiles);
 }
 
 char const* selector_name(dsa_ops::topk_sm90::Selector selector) {
@@ -103,15 +89,10 @@ py::dict plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t
                            : from_zero   ? RowStarts::kAligned
                                          : RowStarts::kAlignedRows;
   auto const plan = dsa_ops::topk_sm90::plan_topk(num_rows, num_columns, top_k, starts, num_sms);
-  py::dict result;
-  result["selector"] = selector_name(plan.selector);
-  result["cluster_size"] = plan.cluster_size;
-  result["block_threads"] = plan.block_threads;
-  result["thread_keys"] = plan.thread_keys;
-  result["capacity"] = plan.capacity;
-  result["shared_bytes"] = plan.shared_bytes;
-  result["num_blocks"] = plan.num_blocks;
-  return result;
+  return py::dict("selector"_a = selector_name(plan.selector), "cluster_size"_a = plan.cluster_size,
+                  "block_threads"_a = plan.block_threads, "thread_keys"_a = plan.thread_keys,
+                  "capacity"_a = plan.capacity, "shared_bytes"_a = plan.shared_bytes,
+                  "num_blocks"_a = plan.num_blocks);
 }
 
 py::dict plan_indexer_topk(int64_t num_rows, int64_t num_keys, int32_t num_heads, int32_t top_k,
@@ -123,14 +104,10 @@ py::dict plan_indexer_topk(int64_t num_rows, int64_t num_keys, int32_t num_heads
                                          {"num_sms", num_sms}});
   auto const plan =
       dsa_ops::topk_sm90::fused::plan_fused(num_rows, num_keys, num_heads, top_k, num_sms);
-  py::dict result;
-  result["group_rows"] = plan.group_rows;
-  result["scan_rows"] = plan.scan_rows;
-  result["num_scans"] = plan.num_scans;
-  result["list_capacity"] = plan.list_capacity;
-  result["rescore_clusters"] = plan.rescore_clusters;
-  result["workspace_bytes"] = plan.workspace_bytes;
-  return result;
+  return py::dict("group_rows"_a = plan.group_rows, "scan_rows"_a = plan.scan_rows,
+                  "num_scans"_a = plan.num_scans, "list_capacity"_a = plan.list_capacity,
+                  "rescore_clusters"_a = plan.rescore_clusters,
+                  "workspace_bytes"_a = plan.workspace_bytes);
 }
 
 py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top_k,
@@ -139,13 +116,9 @@ py::dict plan_sparse_mla_decode(int64_t num_rows, int32_t num_heads, int64_t top
       "plan_sparse_mla_decode",
       {{"num_rows", num_rows}, {"num_heads", num_heads}, {"top_k", top_k}, {"num_sms", num_sms}});
   auto const plan = dsa_ops::sparse_mla::plan_fp8(num_rows, num_heads, top_k, num_sms);
-  py::dict result;
-  result["tile_heads"] = plan.tile_heads;
-  result["head_tiles"] = plan.head_tiles;
-  result["num_splits"] = plan.num_splits;
-  result["blocks_per_split"] = plan.blocks_per_split;
-  result["through_scratch"] = plan.through_scratch;
-  return result;
+  return py::dict("tile_heads"_a = plan.tile_heads, "head_tiles"_a = plan.head_tiles,
+                  "num_splits"_a = plan.num_splits, "blocks_per_split"_a = plan.blocks_per_split,
+                  "through_scratch"_a = plan.through_scratch);
 }
 
 void preload() {
@@ -162,23 +135,22 @@ PYBIND11_MODULE(_C, module) {
   module.def("kernel_table", &kernel_table, "One entry per compiled kernel.");
   module.def("preload", &preload, py::call_guard<py::gil_scoped_release>(),
              "Loads every kernel on the current CUDA device, before a graph capture.");
-  module.def("plan_indexer_logits", &plan_indexer_logits, py::arg("num_rows"), py::arg("num_keys"),
-             py::arg("num_heads"), py::arg("num_sms"));
-  module.def("plan_paged_indexer_logits", &plan_paged_indexer_logits, py::arg("batch"),
-             py::arg("next_n"), py::arg("num_heads"), py::arg("max_context_len"),
-             py::arg("num_sms"));
-  module.def("plan_topk", &plan_topk, py::arg("num_rows"), py::arg("num_columns"), py::arg("top_k"),
-             py::arg("num_sms"), py::arg("aligned_rows") = true, py::arg("from_zero") = true);
-  module.def("plan_indexer_topk", &plan_indexer_topk, py::arg("num_rows"), py::arg("num_keys"),
-             py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
-  module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, py::arg("num_rows"),
-             py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
-  module.def("indexer_topk_workspace_bytes", &dsa_ops::indexer_topk_workspace_bytes,
-             py::arg("num_rows"), py::arg("num_keys"));
+  module.def("plan_indexer_logits", &plan_indexer_logits, "num_rows"_a, "num_keys"_a, "num_heads"_a,
+             "num_sms"_a);
+  module.def("plan_paged_indexer_logits", &plan_paged_indexer_logits, "batch"_a, "next_n"_a,
+             "num_heads"_a, "max_context_len"_a, "num_sms"_a);
+  module.def("plan_topk", &plan_topk, "num_rows"_a, "num_columns"_a, "top_k"_a, "num_sms"_a,
+             "aligned_rows"_a = true, "from_zero"_a = true);
+  module.def("plan_indexer_topk", &plan_indexer_topk, "num_rows"_a, "num_keys"_a, "num_heads"_a,
+             "top_k"_a, "num_sms"_a);
+  module.def("plan_sparse_mla_decode", &plan_sparse_mla_decode, "num_rows"_a, "num_heads"_a,
+             "top_k"_a, "num_sms"_a);
+  module.def("indexer_topk_workspace_bytes", &dsa_ops::indexer_topk_workspace_bytes, "num_rows"_a,
+             "num_keys"_a);
   module.def("paged_indexer_topk_workspace_bytes", &dsa_ops::paged_indexer_topk_workspace_bytes,
-             py::arg("num_rows"), py::arg("max_context_len"));
+             "num_rows"_a, "max_context_len"_a);
   module.def("sparse_mla_prefill_workspace_bytes", &dsa_ops::sparse_mla_prefill_workspace_bytes,
-             py::arg("num_rows"), py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
+             "num_rows"_a, "num_heads"_a, "top_k"_a, "num_sms"_a);
   module.def("sparse_mla_decode_workspace_bytes", &dsa_ops::sparse_mla_decode_workspace_bytes,
-             py::arg("num_rows"), py::arg("num_heads"), py::arg("top_k"), py::arg("num_sms"));
+             "num_rows"_a, "num_heads"_a, "top_k"_a, "num_sms"_a);
 }

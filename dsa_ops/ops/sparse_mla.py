@@ -215,6 +215,9 @@ def sparse_mla_decode(
     values times the scale of its group of 128, then 64 RoPE values. A row is a token, so decode,
     speculative and prefill rows mix freely.
 
+    With few rows the index lists are split over the device and their parts joined. How depends on
+    T, H, k and the device alone, and changes the rounding of a row's results only.
+
     Thousands of rows over one context take less time by :func:`gather_mla_cache` and
     :func:`sparse_mla_prefill` (``bench`` has both ways), for 1,152 bytes of memory a token and
     keys rounded to bfloat16.

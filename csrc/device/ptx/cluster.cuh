@@ -52,16 +52,6 @@ __device__ __forceinline__ void bulk_copy_to_cluster(uint32_t target, uint32_t s
       : "memory");
 }
 
-__device__ __forceinline__ uint32_t load_cluster(uint32_t address) {
-  uint32_t value;
-  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
-}
-
-__device__ __forceinline__ void store_cluster(uint32_t address, uint32_t value) {
-  asm volatile("st.shared::cluster.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}
-
 // Stores to any block of the cluster and completes the bytes on a barrier of that same block, whose
 // waiters then see them. Orders nothing else.
 __device__ __forceinline__ void store_async(uint32_t address, uint32_t value, uint32_t barrier) {
@@ -86,28 +76,6 @@ __device__ __forceinline__ void store_async(uint32_t address, uint4 value, uint3
       "[%5];" ::"r"(address),
       "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(barrier)
       : "memory");
-}
-
-__device__ __forceinline__ void store_shared(uint32_t address, uint32_t value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
-}
-
-__device__ __forceinline__ uint32_t add_cluster(uint32_t address, uint32_t value) {
-  uint32_t before;
-  asm volatile("atom.relaxed.cluster.shared::cluster.add.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "r"(address), "r"(value)
-               : "memory");
-  return before;
-}
-
-__device__ __forceinline__ uint32_t add_shared(uint32_t address, uint32_t value) {
-  uint32_t before;
-  asm volatile("atom.relaxed.cta.shared.add.u32 %0, [%1], %2;"
-               : "=r"(before)
-               : "r"(address), "r"(value)
-               : "memory");
-  return before;
 }
 
 }  // namespace dsa_ops::ptx

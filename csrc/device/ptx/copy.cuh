@@ -8,22 +8,11 @@
 
 namespace dsa_ops::ptx {
 
-// Copies 16 bytes, or writes 16 zero bytes without reading when `valid` is false.
-__device__ __forceinline__ void cp_async_16(uint32_t shared_dst, void const* src, bool valid) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_dst), "l"(src),
-               "r"(valid ? 16 : 0)
-               : "memory");
-}
-
-// The same for 4 bytes.
+// Copies 4 bytes, or writes 4 zero bytes without reading when `valid` is false.
 __device__ __forceinline__ void cp_async_4(uint32_t shared_dst, void const* src, bool valid) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_dst), "l"(src),
                "r"(valid ? 4 : 0)
                : "memory");
-}
-
-__device__ __forceinline__ void cp_async_wait_all() {
-  asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 // A cache policy for data read once: the L2 gives its lines up first.

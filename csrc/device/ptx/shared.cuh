@@ -28,12 +28,6 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
   return value;
 }
 
-__device__ __forceinline__ float4 load_shared_float4(uint32_t address) {
-  uint4 const bits = load_shared_16(address);
-  return make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                     __uint_as_float(bits.w));
-}
-
 __device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }

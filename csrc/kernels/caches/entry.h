@@ -6,6 +6,7 @@
 #include <initializer_list>
 
 #include "kernels/launch.h"
+#include "kernels/rounding.h"
 
 namespace dsa_ops::caches {
 
@@ -90,7 +91,7 @@ Status launch_rows(void (*kernel)(Params...), int64_t num_rows, int rows_per_blo
   if (num_rows == 0) return Status{};
   DeviceProperties properties;
   if (Status status = current_device(&properties, op); !status.ok()) return status;
-  int64_t const blocks = (num_rows + rows_per_block - 1) / rows_per_block;
+  int64_t const blocks = ceil_div(num_rows, rows_per_block);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(kThreads);

@@ -3,13 +3,9 @@
 #include <algorithm>
 
 #include "kernels/indexer/traits.h"
+#include "kernels/rounding.h"
 
 namespace dsa_ops::indexer {
-namespace {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-}  // namespace
 
 RaggedPlan plan_ragged(int32_t num_rows, int32_t num_keys, int32_t num_heads,
                        int32_t num_sms) noexcept {

@@ -53,7 +53,6 @@ __global__ void __launch_bounds__(kCombineThreads)
     }
   }
 
-  constexpr float kLn2 = 0.6931471805599453f;
   bool const empty = sum == 0.f;
   float const lse = empty ? -INFINITY : (maximum + log2f(sum)) * kLn2;
   float factor = empty ? 0.f : 1.f / sum;

@@ -7,6 +7,8 @@
 
 namespace dsa_ops::sparse_mla {
 
+inline constexpr float kLn2 = 0.6931471805599453f;  // from log2 to natural units
+
 struct KernelArgs {
   uint16_t const* q;
   int64_t q_row_stride, q_head_stride;

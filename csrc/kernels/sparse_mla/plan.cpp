@@ -2,18 +2,14 @@
 
 #include <algorithm>
 
+#include "kernels/rounding.h"
+
 namespace dsa_ops {
 namespace sparse_mla {
 
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int64_t blocks_of(int64_t top_k) { return std::max<int64_t>(1, ceil_div(top_k, 64)); }
-
-}  // namespace
-
-namespace {
 
 struct Fp8Shape {
   int tile_heads;
@@ -109,8 +105,8 @@ SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t 
 PartialBytes partial_bytes(SplitPlan const& plan, int64_t num_rows, int32_t num_heads) {
   if (plan.num_splits == 1) return {0, 0};
   size_t const parts = static_cast<size_t>(num_rows) * plan.num_splits * num_heads;
-  auto const round_up = [](size_t bytes) { return (bytes + 255) / 256 * 256; };
-  return {round_up(parts * 512 * sizeof(float)), round_up(parts * sizeof(float))};
+  return {static_cast<size_t>(round_up(parts * 512 * sizeof(float), 256)),
+          static_cast<size_t>(round_up(parts * sizeof(float), 256))};
 }
 
 namespace {
@@ -120,13 +116,11 @@ constexpr int64_t kMinBlocksPerSm = 256;  // of 64 tokens: about half a millisec
 constexpr int64_t kMaxPackTopK = 1 << 20;
 constexpr int64_t kUnionScratchBytes = 80 << 20;  // 8,192 rows of 2,048 entries
 
-int64_t divide_up(int64_t dividend, int64_t divisor) { return (dividend + divisor - 1) / divisor; }
-
 }  // namespace
 
 float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms) {
-  int64_t const waves = divide_up(num_rows, num_sms);
-  int64_t const pack_waves = divide_up(divide_up(num_rows, pack_rows), num_sms);
+  int64_t const waves = ceil_div(num_rows, num_sms);
+  int64_t const pack_waves = ceil_div(ceil_div(num_rows, pack_rows), num_sms);
   return kMaxShare * std::min(1.f, static_cast<float>(waves) / (pack_waves * pack_rows));
 }
 
@@ -135,21 +129,21 @@ PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t 
   // A pair of rows of the tile belongs to one row of the pack.
   int const pack_rows = std::min(kMaxPackRows, 32 / ((num_heads + 1) / 2));
   // Where the attention is short, unions that lead to nothing would cost more than 5 % of it.
-  int64_t const blocks = num_rows * divide_up(std::min(top_k, kMaxPackTopK), 64);
+  int64_t const blocks = num_rows * ceil_div(std::min(top_k, kMaxPackTopK), 64);
   if (pack_rows < 2 || top_k > kMaxPackTopK || blocks < kMinBlocksPerSm * num_sms) return none;
   // No union is shorter than the average of its lists.
   if (max_union_share(num_rows, pack_rows, num_sms) * pack_rows <= 1.f) return none;
   int64_t const capacity =
-      divide_up(static_cast<int64_t>(kMaxShare * static_cast<float>(pack_rows * top_k)), 64) * 64;
+      round_up(static_cast<int64_t>(kMaxShare * static_cast<float>(pack_rows * top_k)), 64);
   int64_t const max_packs = kUnionScratchBytes / (capacity * 5);  // a key and its members: 5 bytes
   if (max_packs == 0) return none;
-  int64_t const packs = divide_up(num_rows, pack_rows);
-  int64_t const chunk_packs = divide_up(packs, divide_up(packs, max_packs));
+  int64_t const packs = ceil_div(num_rows, pack_rows);
+  int64_t const chunk_packs = ceil_div(packs, ceil_div(packs, max_packs));
   PackPlan plan;
   plan.pack_rows = pack_rows;
   plan.chunk_rows = chunk_packs * pack_rows;
   plan.capacity = static_cast<int32_t>(capacity);
-  plan.tiles_bytes = static_cast<size_t>(divide_up(plan.chunk_rows * 8, 256) * 256);
+  plan.tiles_bytes = static_cast<size_t>(round_up(plan.chunk_rows * 8, 256));
   plan.keys_bytes = static_cast<size_t>(chunk_packs * capacity) * 4;
   plan.members_bytes = static_cast<size_t>(chunk_packs * capacity);
   return plan;

@@ -32,13 +32,6 @@ Status check_cache(SparseMlaDecodeParams const& params, char const* op) {
   return Status{};
 }
 
-Status check_workspace(SparseMlaDecodeParams const& params, size_t bytes, char const* op) {
-  if (params.workspace_bytes >= bytes) return Status{};
-  return make_status(StatusCode::kInvalidArgument,
-                     "%s: workspace_bytes must be at least %zu, got %zu", op, bytes,
-                     params.workspace_bytes);
-}
-
 Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStream_t stream) {
   CombineArgs combine_args = {};
   combine_args.partial_out = args.partial_out;
@@ -71,7 +64,10 @@ Status decode_fp8(SparseMlaDecodeParams const& params, int num_sms, char const* 
                   cudaStream_t stream) {
   SplitPlan const plan = plan_fp8(params.num_rows, params.num_heads, params.top_k, num_sms);
   PartBytes const parts = fp8_part_bytes(plan, params.num_rows);
-  if (Status status = check_workspace(params, parts.total(), op); !status.ok()) return status;
+  if (Status status = check_workspace(params.workspace, params.workspace_bytes, parts.total(), op);
+      !status.ok()) {
+    return status;
+  }
   KernelArgs args = kernel_args(params, plan);
   args.part_values = static_cast<uint2*>(params.workspace);
   args.part_sums = reinterpret_cast<float2*>(static_cast<char*>(params.workspace) + parts.values);
@@ -84,7 +80,11 @@ Status decode_bf16(SparseMlaDecodeParams const& params, int num_sms, char const*
                    cudaStream_t stream) {
   SplitPlan const plan = plan_bf16(params.num_rows, params.num_heads, params.top_k, num_sms);
   PartialBytes const partial = partial_bytes(plan, params.num_rows, params.num_heads);
-  if (Status status = check_workspace(params, partial.total(), op); !status.ok()) return status;
+  if (Status status =
+          check_workspace(params.workspace, params.workspace_bytes, partial.total(), op);
+      !status.ok()) {
+    return status;
+  }
   KernelArgs args = kernel_args(params, plan);
   args.partial_out = static_cast<float*>(params.workspace);
   args.partial_lse =

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "dsa_ops/sparse_mla.h"
+#include "kernels/rounding.h"
 #include "kernels/sparse_mla/bf16/launch.h"
 #include "kernels/sparse_mla/checks.h"
 #include "kernels/sparse_mla/plan.h"
@@ -84,10 +85,9 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   if (Status status = current_device(&device, kOp); !status.ok()) return status;
   if (params.num_rows == 0) return Status{};
   PackPlan const plan = plan_packs(params.num_rows, params.num_heads, params.top_k, device.num_sms);
-  if (params.workspace_bytes < plan.total()) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace_bytes must be at least %zu, got %zu", kOp, plan.total(),
-                       params.workspace_bytes);
+  if (Status status = check_workspace(params.workspace, params.workspace_bytes, plan.total(), kOp);
+      !status.ok()) {
+    return status;
   }
 
   KernelArgs args = common_kernel_args(params);
@@ -95,9 +95,9 @@ Status v0::sparse_mla_prefill(SparseMlaPrefillParams const& params, cudaStream_t
   args.kv_stride_bytes = params.kv_row_stride * 2;
   args.num_keys = params.num_keys;
   args.max_logits = params.max_logits;
-  args.head_tiles = (params.num_heads + kTileHeads - 1) / kTileHeads;
+  args.head_tiles = static_cast<int32_t>(ceil_div(params.num_heads, kTileHeads));
   args.num_splits = 1;
-  args.blocks_per_split = static_cast<int32_t>((params.top_k + kBlockTokens - 1) / kBlockTokens);
+  args.blocks_per_split = static_cast<int32_t>(ceil_div(params.top_k, kBlockTokens));
   if (plan.pack_rows == 1) {
     return bf16::launch_rows(args, params.head_dim, device.num_sms, kOp, stream);
   }

@@ -23,7 +23,6 @@ struct GuessBins {
   static constexpr int kShift = 19;
   static constexpr uint32_t kSignBins = kBins / 2;
   static constexpr uint32_t kSmallest = (127 - 32) << 23;
-  static constexpr uint32_t kZeroKey = 0x80000000u;
 
   // Smaller magnitudes, greater ones: in the sign's first bin, in its last.
   static __device__ __forceinline__ uint32_t of(uint32_t key) {

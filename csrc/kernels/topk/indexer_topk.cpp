@@ -9,6 +9,7 @@
 #include "kernels/indexer/checks.h"
 #include "kernels/indexer/launchers.h"
 #include "kernels/launch.h"
+#include "kernels/rounding.h"
 #include "kernels/topk/fused/launcher.h"
 #include "kernels/topk/launcher.h"
 #include "kernels/topk/listed/launcher.h"
@@ -21,10 +22,6 @@ namespace {
 
 constexpr int64_t kLogitsBytes = topk_sm90::fused::kFusedBytes;
 constexpr int64_t kAlignment = 256;
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Elements between the rows of the workspace's logits. More columns than 32 bits count are none
 // that a call takes, but may be asked for.
@@ -42,18 +39,6 @@ int64_t logits_bytes(int64_t rows, int64_t columns) {
 }
 
 int64_t lengths_bytes(int64_t rows) { return round_up(rows * sizeof(int32_t), kAlignment); }
-
-Status check_workspace(void const* workspace, size_t bytes, size_t needed, char const* op) {
-  if (reinterpret_cast<uintptr_t>(workspace) % kAlignment != 0) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace must be aligned to 256 bytes, got address %p", op, workspace);
-  }
-  if (bytes < needed) {
-    return make_status(StatusCode::kInvalidArgument,
-                       "%s: workspace_bytes must be at least %zu, got %zu", op, needed, bytes);
-  }
-  return Status{};
-}
 
 Status check_selection(TopkParams const& selection, char const* op) {
   if (selection.top_k < 1 || selection.top_k > kMaxTopk) {
@@ -101,6 +86,31 @@ TopkParams select_chunk(TopkParams const& selection, Chunk const& chunk, float c
   part.row_offsets = nullptr;
   part.num_rows = chunk.rows;
   part.num_columns = columns;
+  return part;
+}
+
+// The chunk's rows of a paged call. `lengths` are those of all rows, or null where a chunk is whole
+// requests, whose lengths are read where they are.
+PagedIndexerLogitsParams score_chunk(PagedIndexerLogitsParams const& scoring, Chunk const& chunk,
+                                     int32_t const* lengths, float* logits) {
+  PagedIndexerLogitsParams part = scoring;
+  part.q = static_cast<uint8_t const*>(scoring.q) + chunk.request * scoring.q_batch_stride +
+           chunk.token * scoring.q_token_stride;
+  part.weights += chunk.first * scoring.weights_row_stride;
+  if (lengths != nullptr) {
+    part.context_lens = lengths + chunk.first;
+    part.next_n = chunk.rows;
+    part.context_lens_stride = part.next_n;
+    part.context_lens_per_token = true;
+  } else {
+    part.context_lens += chunk.request * scoring.context_lens_stride;
+  }
+  part.block_table += chunk.request * scoring.block_table_stride;
+  part.batch = chunk.requests;
+  part.logits = logits;
+  part.logits_row_stride = row_stride(scoring.max_context_len);
+  // Only the first kernel of all may overlap what comes before: the logits are written anew.
+  part.pdl = scoring.pdl && chunk.first == 0 && lengths == nullptr;
   return part;
 }
 
@@ -222,24 +232,8 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
   bool const owned = scoring.num_sms == 0 &&
                      topk_sm90::owned::owns_rows(num_rows, scoring.next_n, columns, device.num_sms);
   return for_each_chunk(num_rows, scoring.next_n, max_rows, [&](Chunk const& chunk) {
-    PagedIndexerLogitsParams score = scoring;
-    score.q = static_cast<uint8_t const*>(scoring.q) + chunk.request * scoring.q_batch_stride +
-              chunk.token * scoring.q_token_stride;
-    score.weights += chunk.first * scoring.weights_row_stride;
-    if (splits) {
-      score.context_lens = lengths + chunk.first;
-      score.next_n = chunk.rows;
-      score.context_lens_stride = score.next_n;
-      score.context_lens_per_token = true;
-    } else {
-      score.context_lens += chunk.request * scoring.context_lens_stride;
-    }
-    score.block_table += chunk.request * scoring.block_table_stride;
-    score.batch = chunk.requests;
-    score.logits = logits;
-    score.logits_row_stride = row_stride(columns);
-    // Only the first kernel of all may overlap what comes before: the logits are written anew.
-    score.pdl = scoring.pdl && chunk.first == 0 && !splits;
+    PagedIndexerLogitsParams const score =
+        score_chunk(scoring, chunk, splits ? lengths : nullptr, logits);
     TopkParams select = select_chunk(p.selection, chunk, logits, columns);
     select.row_to_request = nullptr;
     select.pdl = true;

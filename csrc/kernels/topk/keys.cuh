@@ -26,6 +26,7 @@ __device__ __forceinline__ float logit_of(uint32_t key) {
 }
 
 inline constexpr uint32_t kNoKey = 0;               // under every logit's key
+inline constexpr uint32_t kZeroKey = 0x80000000u;   // of both zeros
 inline constexpr uint32_t kWorstKey = 0x007FFFFFu;  // of -inf and NaN
 inline constexpr uint32_t kBestKey = 0xFF800000u;   // of +inf
 

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <limits>
 
+#include "kernels/rounding.h"
 #include "kernels/topk/binned/traits.h"
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/resident/traits.h"
@@ -17,10 +18,6 @@ namespace {
 constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
 constexpr int64_t kMaxPacketLogits = 8;  // bfloat16
 constexpr int32_t kGatedThreads = gated::kThreads;
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
 
 // Logits in front of a block's slice that lie in its first 16-byte packet, at most, beyond what the
 // slice leaves free: a range that starts later in an aligned row is so much shorter.
@@ -45,26 +42,25 @@ struct Choice {
 // are a guess.
 Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t num_sms) {
   Choice const choices[] = {
-      // 128 x 8K: 10.0 against 11.8 staged; 4096 x 8K: 141 and 87.
+      // 128 x 8K: 10.1 against 12.0 staged; 4096 x 8K: 91.5 and 83.6.
       {Selector::kBinned, num_sms, 8192, 1, binned::kThreads, binned::kThreadKeys},
       {Selector::kStaged, kAny, 8192, 1, staged::kThreads, staged::kThreadLogits},
-      // 1 x 128K: 9.1 against 12.2 gated; but 8 x 128K 12.9 and 11.4.
+      // 1 x 128K: 9.1 against 11.2 gated; but 8 x 128K 13.2 and 11.2.
       {Selector::kResident, num_sms / 18, 131072, resident::kClusterSize, resident::kThreads,
        resident::kThreadKeys},
-      // 16 x 128K: 13.3 and 14.0 with 8 and 4 blocks. 30 clusters of 8 fit at once: 30 x 64K 12.9
-      // with 8 blocks and 14.4 with 2.
+      // 16 x 128K: 13.0 and 18.1 with 8 blocks and 2. 30 clusters of 8 fit at once: 64 x 32K takes
+      // 22.3 and 12.8.
       {Selector::kGated, num_sms * 2 / 9, 262144, 8, kGatedThreads, 0},
-      // 1 x 1M: 17.8 with 16 blocks; 16 x 1M: 38.1 with 8.
+      // 1 x 1M: 17.5 and 26.0 with 16 blocks and 8; 16 x 1M: 49.5 and 37.7.
       {Selector::kGated, num_sms / 18, kAny, 16, kGatedThreads, 0},
-      // 128 x 64K: 22.9 and 23.2 with 2 blocks and 1.
+      // 128 x 64K: 22.9 and 23.4 with 2 blocks and 1; 256 x 128K: 64.9 and 62.5.
       {Selector::kGated, num_sms, 262144, 2, kGatedThreads, 0},
       // Longer rows would overflow one block's list.
       {Selector::kGated, kAny, 262144, 1, kGatedThreads, 0},
       {Selector::kGated, kAny, kAny, 8, kGatedThreads, 0},
   };
   return *std::find_if(std::begin(choices), std::end(choices), [&](Choice const& choice) {
-    int64_t const slice =
-        round_up((num_columns + choice.cluster_size - 1) / choice.cluster_size, 8);
+    int64_t const slice = round_up(ceil_div(num_columns, choice.cluster_size), 8);
     int64_t const keys = slice + before_slice(starts, choice.cluster_size);
     bool const fits =
         choice.selector == Selector::kGated || keys <= choice.block_threads * choice.thread_keys;
@@ -105,7 +101,7 @@ size_t storage_bytes(int32_t cluster_size) {
 }
 
 TopkPlan make(int64_t num_rows, int64_t num_columns, int32_t top_k, int32_t cluster_size) {
-  int64_t const slice = round_up((num_columns + cluster_size - 1) / cluster_size, 8);
+  int64_t const slice = round_up(ceil_div(num_columns, cluster_size), 8);
   int64_t const window_words = std::min(round_up(slice, 1024) / 32, kMaxWindowWords);
   int64_t const capacity = max_candidates(cluster_size);
   int64_t const shared_bytes = static_cast<int64_t>(storage_bytes(cluster_size)) +

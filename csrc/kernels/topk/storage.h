@@ -1,4 +1,4 @@
-// Shared memory of the searches that both top-k kernels use; for host code too.
+// Shared memory of the searches that the top-k kernels share; for host code too.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -1,4 +1,4 @@
-// What both top-k kernels share: the arguments that a launch carries.
+// What the top-k kernels share: the arguments that a launch carries.
 #pragma once
 #include <cstdint>
 

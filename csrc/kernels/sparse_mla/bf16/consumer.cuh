@@ -303,7 +303,6 @@ struct Consumer {
   // Joins the row sums of both warpgroups; writes log-sum-exp and maximum.
   __device__ __forceinline__ void finish_rows(Tile const& tile, uint32_t parity,
                                               float (&factor)[2]) {
-    constexpr float kLn2 = 0.6931471805599453f;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       sum[half] += __shfl_xor_sync(0xFFFFFFFFu, sum[half], 1);

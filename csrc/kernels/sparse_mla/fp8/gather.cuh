@@ -21,6 +21,21 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
          (index - page * args.page_size) * int64_t{kTokenBytes};
 }
 
+inline constexpr int kWarpRows = kBlockTokens / 4;  // tokens of a stage that a warp gathers
+
+// By a warp: where a lane's entry has its token, and which of the warp's entries have one.
+struct TokenSource {
+  uint8_t const* address;
+  uint32_t exists;  // by lane; lanes 16 on hold the same entries as lanes 0 on
+
+  __device__ __forceinline__ TokenSource(KernelArgs const& args, IndexList const& list,
+                                         int32_t entry)
+      : address(token_address(args, list, entry)),
+        exists(__ballot_sync(0xFFFFFFFFu, address != nullptr)) {
+    if (address == nullptr) address = reinterpret_cast<uint8_t const*>(zero_token);
+  }
+};
+
 // kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
 // more than the copy. With args.limits_copies at most a block and a half are under way.
 template <bool kReadsOnce, class HeadTile>
@@ -28,30 +43,26 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
                               IndexList const& list, RingPlace<HeadTile::kStages>& place,
                               bool first_tile, int thread) {
   constexpr int kStages = HeadTile::kStages;
-  constexpr int kRows = kBlockTokens / 4;  // of a warp
   int const warp = __shfl_sync(0xFFFFFFFFu, thread >> 5, 0);
-  int const lane = thread & 31;
-  int const offset = warp * kRows + (lane & (kRows - 1));
+  int const offset = warp * kWarpRows + (thread & (kWarpRows - 1));
   int32_t entry = list.entry(0, offset);
   uint64_t const policy = ptx::evict_first_policy();
   // Only now: the first entries are under way.
   if (first_tile) ptx::named_barrier_sync(kBarriersReady, 256);
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
-    uint8_t const* source = token_address(args, list, entry);
-    uint32_t const exists = __ballot_sync(0xFFFFFFFFu, source != nullptr);
-    if (source == nullptr) source = reinterpret_cast<uint8_t const*>(zero_token);
+    TokenSource const source(args, list, entry);
     entry = list.entry(block + 1, offset);
     int const stage = place.stage;
     uint32_t const parity = place.stage_parity ^ 1;
     ptx::mbarrier_wait(&shared.token_empty[stage], parity);
     uint64_t* const barrier = &shared.token_full[stage];
     if (ptx::elect_one()) {
-      shared.exists[stage][warp] = static_cast<uint16_t>(exists);
-      ptx::mbarrier_arrive_expect_tx(barrier, kRows * kTokenBytes);
+      shared.exists[stage][warp] = static_cast<uint16_t>(source.exists);
+      ptx::mbarrier_arrive_expect_tx(barrier, kWarpRows * kTokenBytes);
     }
-    uint8_t* const target = shared.token[stage] + warp * kRows * kTokenPitch;
-    uint64_t const address = reinterpret_cast<uint64_t>(source);
+    uint8_t* const target = shared.token[stage] + warp * kWarpRows * kTokenPitch;
+    uint64_t const address = reinterpret_cast<uint64_t>(source.address);
     auto const copy_rows = [&](int first, int last) {
 #pragma unroll 4
       for (int row = first; row < last; ++row) {
@@ -68,14 +79,14 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
       }
     };
     if constexpr (kReadsOnce && HeadTile::kHeads < 64) {
-      copy_rows(0, kRows / 2);
+      copy_rows(0, kWarpRows / 2);
       if (args.limits_copies && block > 0) {
         ptx::mbarrier_wait(&shared.token_full[stage == 0 ? kStages - 1 : stage - 1],
                            stage == 0 ? parity : parity ^ 1);
       }
-      copy_rows(kRows / 2, kRows);
+      copy_rows(kWarpRows / 2, kWarpRows);
     } else {
-      copy_rows(0, kRows);
+      copy_rows(0, kWarpRows);
     }
     place.advance();
   }

@@ -53,7 +53,7 @@ __device__ __forceinline__ void score_tiles(SharedStorage<HeadTile>& shared, Ker
     if (number >= args.num_tiles) return;
     // Every warp's products are over, and what `finish` reads has been read.
     ptx::named_barrier_sync(kScoreVote, 128);
-    load_query_tile<128>(shared, args, tile_of<kHeads>(args, number), scores.thread_index());
+    load_query_tile<128>(shared, args, tile_of<kHeads>(args, number), thread_index());
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kScoreVote, 128);
   }

@@ -9,7 +9,6 @@ namespace dsa_ops::sparse_mla::fp8 {
 
 template <bool kReadsOnce>
 struct PairGather {
-  static constexpr int kRows = kBlockTokens / 4;  // of a warp; half of them in each block
   static constexpr uint16_t kBoth = 3;
   static constexpr uint32_t kWarpBytes = PairTile::kHeads * 32;  // of probabilities
 
@@ -55,16 +54,14 @@ struct PairGather {
                                       bool first_tile) {
     uint32_t lane;
     asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
-    int const offset = warp * kRows + (lane & (kRows - 1));
+    int const offset = warp * kWarpRows + (lane & (kWarpRows - 1));
     int32_t entry = list.entry(0, offset);
     uint64_t const policy = ptx::evict_first_policy();
     // Only now: the first entries are under way.
     if (first_tile) ptx::cluster_wait_acquire();
 #pragma unroll 1
     for (int block = 0; block < list.num_blocks; ++block) {
-      uint8_t const* source = token_address(args, list, entry);
-      uint32_t const exists = __ballot_sync(0xFFFFFFFFu, source != nullptr);
-      if (source == nullptr) source = reinterpret_cast<uint8_t const*>(zero_token);
+      TokenSource const source(args, list, entry);
       entry = list.entry(block + 1, offset);
       int const stage = place.stage;
       uint32_t const rank = ptx::cluster_rank();
@@ -73,16 +70,16 @@ struct PairGather {
       if (ptx::elect_one()) {
         ptx::mbarrier_arrive_cluster(
             ptx::map_to_rank(ptx::shared_address(&shared.stage_free[stage]), rank ^ 1));
-        shared.exists[stage][warp] = static_cast<uint16_t>(exists);
-        ptx::mbarrier_arrive_expect_tx(barrier, kRows * kTokenBytes);
+        shared.exists[stage][warp] = static_cast<uint16_t>(source.exists);
+        ptx::mbarrier_arrive_expect_tx(barrier, kWarpRows * kTokenBytes);
       }
       __syncwarp();
       ptx::mbarrier_wait(&shared.stage_free[stage], place.stage_parity);
-      int const first = rank * (kRows / 2);
-      uint8_t* const target = shared.token[stage] + (warp * kRows + first) * kTokenPitch;
-      uint64_t const address = reinterpret_cast<uint64_t>(source);
+      int const first = rank * (kWarpRows / 2);
+      uint8_t* const target = shared.token[stage] + (warp * kWarpRows + first) * kTokenPitch;
+      uint64_t const address = reinterpret_cast<uint64_t>(source.address);
 #pragma unroll 4
-      for (int row = 0; row < kRows / 2; ++row) {
+      for (int row = 0; row < kWarpRows / 2; ++row) {
         uint64_t const from = __shfl_sync(0xFFFFFFFFu, address, first + row);
         if (ptx::elect_one()) {
           auto const* const token = reinterpret_cast<void const*>(from);

@@ -49,13 +49,13 @@ __device__ __forceinline__ void score_pairs(SharedStorage<PairTile>& shared, Ker
     PairQuery query;
     Tile next = pair_tile_of(args, next_row);
     if (next_row >= args.num_rows) next.heads = 0;
-    query.start(args, next, scores.thread_index());
+    query.start(args, next, thread_index());
     scores.finish(args, pair_tile_of(args, row));
     row = next_row;
     if (row >= args.num_rows) return;
     // Every warp's products are over, and what `finish` reads has been read.
     ptx::named_barrier_sync(kScoreVote, 128);
-    query.complete(shared, args, pair_tile_of(args, row), scores.thread_index());
+    query.complete(shared, args, pair_tile_of(args, row), thread_index());
     ptx::fence_proxy_async();
     ptx::named_barrier_sync(kScoreVote, 128);
   }

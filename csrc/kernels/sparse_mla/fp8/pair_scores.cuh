@@ -35,52 +35,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
                                                uint32_t (&packed)[kColumns]) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      float p[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
-      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
-      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        sum[tile].x = fmaf(p[2 * half], token[half].inverse, sum[tile].x);
-        sum[tile].y = fmaf(p[2 * half + 1], token[half].inverse, sum[tile].y);
-      }
-    }
-  }
-
-  // Raises the references of the heads whose maximum has outgrown them.
-  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
-    int const thread = thread_index();
-    int const lane = thread & 31;
-    auto& factors = shared.rescale[buffer][ptx::cluster_rank()].factor;
-    float maximum[kColumns];
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      int const i = (column >> 1) * 4 + (column & 1);
-      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
-    }
-    reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_columns(shared.warp_result[warp], maximum, lane);
-    ptx::named_barrier_sync(kScoreVote, 128);
-    if (thread < PairTile::kHeads) {
-      auto const& result = shared.warp_result;
-      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
-                                  fmaxf(result[2][thread], result[3][thread]));
-      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
-      float const step = raises ? largest : 0.f;
-      shared.step[thread] = step;
-      shared.column[thread].y -= step;
-      factors[thread] = started ? ptx::exp2_flushed(-step) : 1.f;
-    }
-    ptx::named_barrier_sync(kScoreVote, 128);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      int const head = head_of(tile, lane);
-      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
-      float2 const factor = *reinterpret_cast<float2 const*>(&factors[head]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
-      sum[tile] = make_float2(sum[tile].x * factor.x, sum[tile].y * factor.y);
+      sum[tile] = add_probabilities(sum[tile], exponentiate_tile(exponents, tile, packed), token);
     }
   }
 
@@ -127,15 +82,16 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
     if (raises) {
       ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
-      raise_references(scores, buffer);
+      Raise const to{shared.warp_result, shared.step,
+                     shared.rescale[buffer][ptx::cluster_rank()].factor, kScoreVote};
+      raise_references(scores, thread_index(), started, to, [this](int tile, float2 factor) {
+        sum[tile] = make_float2(sum[tile].x * factor.x, sum[tile].y * factor.y);
+      });
     }
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     bool const rescales = raises && started;
-    if (!started) {
-      auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
-      started = (words.x | words.y) != 0;
-    }
+    if (!started) started = any_token(stage) != 0;
     ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
     hand_out(packed, buffer, rescales);
   }
@@ -158,7 +114,6 @@ struct PairScores : ScoreWarpgroup<PairTile> {
 
   // Log-sum-exp of the own heads, and the factors that normalise the output, for both blocks.
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
-    constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
     float total_of[kColumns];
@@ -172,8 +127,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     ptx::named_barrier_sync(kScoreVote, 128);
     uint32_t const parity = (tiles++ & 1) ^ 1;
     if (thread >= PairTile::kHeads) return;
-    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
-                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;
     bool const empty = total == 0.f;
     float const lse = empty ? -INFINITY : (ptx::log2_approx(total) + reference) * kLn2;

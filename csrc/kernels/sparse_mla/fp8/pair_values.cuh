@@ -4,6 +4,8 @@
 // a product, so that a token's bytes are loaded, converted and scaled once for all of them.
 #pragma once
 #include "kernels/sparse_mla/fp8/pair_scores.cuh"
+#include "kernels/sparse_mla/fp8/tokens.cuh"
+#include "kernels/sparse_mla/fp8/value_fragments.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 
@@ -24,48 +26,9 @@ struct PairValues {
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
         scales(((first_dim() >> 7 & 1) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
-  // Read anew at every call: the loop has no register for it.
-  static __device__ __forceinline__ uint32_t thread_index() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
-
-  static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
-
   // The first of the four dims that this lane holds: two rows of both tiles.
   static __device__ __forceinline__ uint32_t first_dim() {
-    return ptx::cluster_rank() * 256 + ((thread_index() - 128) >> 2) * 4;
-  }
-
-  // Four dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
-  struct RawTokens {
-    uint32_t bytes[4];
-    uint2 scale;  // of tokens 0, 1 and 2, 3
-
-    __device__ __forceinline__ void load(uint32_t even, uint32_t odd, uint32_t scales, int step) {
-      uint32_t const offset = step * 16 * kTokenPitch;
-      bytes[0] = ptx::load_shared_4(even + offset);
-      bytes[1] = ptx::load_shared_4(odd + offset);
-      bytes[2] = ptx::load_shared_4(even + offset + 8 * kTokenPitch);
-      bytes[3] = ptx::load_shared_4(odd + offset + 8 * kTokenPitch);
-      scale = ptx::load_shared_8(scales + step * 32);
-    }
-  };
-
-  // Two of the four dims of two tokens to registers of (first, second) in f16, times their scales.
-  static __device__ __forceinline__ void convert_pair(uint32_t first, uint32_t second,
-                                                      uint32_t scale, int tile, uint32_t& upper,
-                                                      uint32_t& lower) {
-    ptx::unpack_e4m3(__byte_perm(first, second, tile == 0 ? 0x5140 : 0x7362), upper, lower);
-    upper = ptx::multiply_f16(upper, scale);
-    lower = ptx::multiply_f16(lower, scale);
-  }
-
-  static __device__ __forceinline__ void convert(RawTokens const& raw, int tile,
-                                                 uint32_t (&fragments)[4]) {
-    convert_pair(raw.bytes[0], raw.bytes[1], raw.scale.x, tile, fragments[0], fragments[1]);
-    convert_pair(raw.bytes[2], raw.bytes[3], raw.scale.y, tile, fragments[2], fragments[3]);
+    return ptx::cluster_rank() * 256 + (static_cast<uint32_t>(thread_index() - 128) >> 2) * 4;
   }
 
   __device__ __forceinline__ void rescale(int buffer) {
@@ -73,25 +36,10 @@ struct PairValues {
     if ((rescale[0].any | rescale[1].any) == 0) return;
 #pragma unroll
     for (int block = 0; block < 2; ++block) {
-      if (!rescale[block].any) continue;
-#pragma unroll
-      for (int tile = 0; tile < PairTile::kHeads / 8; ++tile) {
-        float2 const factor =
-            *reinterpret_cast<float2 const*>(&rescale[block].factor[tile * 8 + quad_lane() * 2]);
-#pragma unroll
-        for (auto& dims : output) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            dims[(block * PairTile::kHeads / 8 + tile) * 4 + i] *= (i & 1) ? factor.y : factor.x;
-          }
-        }
+      if (rescale[block].any) {
+        scale_heads(output, block * PairTile::kHeads / 8, rescale[block].factor);
       }
     }
-  }
-
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    __syncwarp();
-    if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
   }
 
   __device__ __forceinline__ void release_in_both(uint64_t* barrier) {
@@ -115,10 +63,10 @@ struct PairValues {
     uint32_t const token = ptx::shared_address(shared.token[stage]);
     uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
     constexpr uint64_t kStepBytes = sizeof(shared.probability[0][0]);
-    RawTokens raw;
+    StepTokens<1> raw;
     uint32_t fragments[2][4];
     raw.load(token + even, token + odd, scale, 0);
-    convert(raw, 0, fragments[0]);
+    raw.convert(0, fragments[0]);
     if (held_back) {
       uint32_t const next = place.block + 1;
       ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
@@ -146,9 +94,9 @@ struct PairValues {
           (step < 2 ? first_half : second_half) + (step & 1) * (kStepBytes >> 4), true);
       ptx::wgmma_commit();
       if (tile == 1 && step + 1 < kSteps) {
-        convert(raw, 0, fragments[0]);
+        raw.convert(0, fragments[0]);
       } else if (tile == 0) {
-        convert(raw, 1, fragments[1]);
+        raw.convert(1, fragments[1]);
         if (step + 1 < kSteps) {
           raw.load(token + even, token + odd, scale, step + 1);
         } else {

@@ -178,7 +178,6 @@ struct Normaliser {
   // From the parts' common reference and the sum of their weighted sums.
   __device__ __forceinline__ Normaliser(KernelArgs const& args, float reference, float total,
                                         int head, bool exists) {
-    constexpr float kLn2 = 0.6931471805599453f;
     bool const empty = total == 0.f;
     lse = empty ? -INFINITY : (reference + ptx::log2_approx(total)) * kLn2;
     factor = empty ? 0.f : __fdividef(1.f, total);

@@ -9,22 +9,10 @@
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
+#include "kernels/sparse_mla/fp8/tokens.cuh"
 #include "kernels/sparse_mla/fp8/traits.h"
 
 namespace dsa_ops::sparse_mla::fp8 {
-
-// The token of a block that row `row` of S^T holds, and that step row / 16 of O^T = V^T . P^T takes
-// as its k = row % 16.
-__device__ __forceinline__ int token_of_row(int row) {
-  int const low = row & 7;
-  return (row & ~7) + (low & 1 ? (low >> 1) + 2 : (low >> 1) + (low & 4));
-}
-
-// Where the scale of a row's token lies: a lane of warpgroups 1 and 2 takes the rows 2 c, 2 c + 1,
-// 2 c + 8, 2 c + 9 of each 16, c = 0 ... 3, together.
-__device__ __forceinline__ int value_scale_position(int row) {
-  return (row & ~15) + ((row & 6) << 1) + ((row & 8) >> 2) + (row & 1);
-}
 
 // True in every thread of the warpgroup if it is in any.
 __device__ __forceinline__ bool any_of_warpgroup(bool value, int barrier) {
@@ -46,38 +34,6 @@ __device__ __forceinline__ bool any_of_warpgroup(bool value, int barrier) {
 // when that has grown by more, and most blocks leave the output accumulators alone.
 inline constexpr float kSlackLog2 = 8.f;
 
-// What a lane needs of a token's four scales. 2^exponent is the largest of them rounded down to a
-// power of two. A scale below 2^-40 of the largest counts as that: it cannot show in a score, and
-// every ratio is finite.
-struct TokenScales {
-  float ratio[2];  // scale g / scale g + 2, or scale g where groups have sums of their own
-  float scale[2];  // 2 and 3
-  float exponent;  // -inf masks the token
-  float inverse;   // 2^-exponent
-
-  // Returns scale `own` times 2^-exponent in f16.
-  template <bool kOwnSums>
-  __device__ __forceinline__ uint16_t read(uint4 const& bits, bool exists, int own) {
-    float const s[4] = {__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
-                        __uint_as_float(bits.w)};
-    float const largest = fmaxf(fmaxf(s[0], s[1]), fmaxf(s[2], s[3]));
-    float const floor = fmaxf(largest * 0x1p-40f, 0x1p-126f);
-    float const floored[4] = {fmaxf(s[0], floor), fmaxf(s[1], floor), fmaxf(s[2], floor),
-                              fmaxf(s[3], floor)};
-#pragma unroll
-    for (int g = 0; g < 2; ++g) {
-      ratio[g] = kOwnSums ? floored[g] : __fdividef(floored[g], floored[g + 2]);
-      scale[g] = floored[g + 2];
-    }
-    int const biased = (__float_as_int(largest) >> 23) & 0xFF;
-    int const power = min(max(biased - 127, -100), 100);
-    inverse = ptx::power_of_two(-power);
-    exponent = exists ? static_cast<float>(power) : -INFINITY;
-    float const chosen = own < 2 ? (own == 0 ? s[0] : s[1]) : (own == 2 ? s[2] : s[3]);
-    return static_cast<uint16_t>(ptx::pack_f16(chosen * inverse, 0.f));
-  }
-};
-
 template <class HeadTile>
 struct ScoreWarpgroup {
   static constexpr int kStages = HeadTile::kStages;
@@ -92,13 +48,6 @@ struct ScoreWarpgroup {
 
   __device__ ScoreWarpgroup(SharedStorage<HeadTile>& storage, int thread)
       : shared(storage), warp(__shfl_sync(0xFFFFFFFFu, thread >> 5, 0)) {}
-
-  // Read anew where it is needed: the loop has no register for it.
-  static __device__ __forceinline__ int thread_index() {
-    int thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
 
   static __device__ __forceinline__ int lane_index() { return thread_index() & 31; }
 
@@ -266,11 +215,6 @@ struct ScoreWarpgroup {
     release(&shared.value_scale_full[stage]);
   }
 
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    __syncwarp();
-    if (lane_index() == 0) ptx::mbarrier_arrive(barrier);
-  }
-
   // The head of a thread's column 2 * tile; the next one is that of 2 * tile + 1.
   static __device__ __forceinline__ int head_of(int tile, int lane) {
     return tile * 8 + (lane & 3) * 2;
@@ -291,6 +235,27 @@ struct ScoreWarpgroup {
     }
   }
 
+  // Probabilities of two heads and two tokens, to `packed` in f16.
+  static __device__ __forceinline__ float4 exponentiate_tile(Scores const& exponents, int tile,
+                                                             uint32_t (&packed)[kColumns]) {
+    float p[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
+    packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
+    packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
+    return make_float4(p[0], p[1], p[2], p[3]);
+  }
+
+  // Adds them to the sums of the two heads.
+  static __device__ __forceinline__ float2 add_probabilities(float2 sum, float4 p,
+                                                             TokenScales const (&token)[2]) {
+    sum.x = fmaf(p.x, token[0].inverse, sum.x);
+    sum.y = fmaf(p.y, token[0].inverse, sum.y);
+    sum.x = fmaf(p.z, token[1].inverse, sum.x);
+    sum.y = fmaf(p.w, token[1].inverse, sum.y);
+    return sum;
+  }
+
   // Probabilities of a block in f16; their sums go to `sum`.
   __device__ __forceinline__ void exponentiate(Scores const& exponents,
                                                TokenScales const (&token)[2],
@@ -299,19 +264,22 @@ struct ScoreWarpgroup {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       float2& sums = shared.sum[tile][thread];
-      float2 sum = sums;
-      float p[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
-      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
-      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        sum.x = fmaf(p[2 * half], token[half].inverse, sum.x);
-        sum.y = fmaf(p[2 * half + 1], token[half].inverse, sum.y);
-      }
-      sums = sum;
+      float2 const sum = sums;
+      sums = add_probabilities(sum, exponentiate_tile(exponents, tile, packed), token);
     }
+  }
+
+  static __device__ __forceinline__ float largest(Scores const& exponents) {
+    float maximum = exponents[0];
+#pragma unroll
+    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, exponents[i]);
+    return maximum;
+  }
+
+  // Not 0 if a token of a stage exists.
+  __device__ __forceinline__ uint32_t any_token(int stage) const {
+    auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
+    return words.x | words.y;
   }
 
   // Reduces each column over the warp's rows. A lane ends up with kColumns / 8 of them (or one):
@@ -343,9 +311,26 @@ struct ScoreWarpgroup {
     }
   }
 
-  // Raises the references of the heads whose maximum has outgrown them.
-  __device__ __forceinline__ void raise_references(Scores& exponents, int buffer) {
-    int const thread = thread_index();
+  static __device__ __forceinline__ float sum_of_warps(float const (&of_warp)[4][HeadTile::kHeads],
+                                                       int head) {
+    return (of_warp[0][head] + of_warp[1][head]) + (of_warp[2][head] + of_warp[3][head]);
+  }
+
+  // What a warpgroup leaves by head as it raises references, and the barrier of its threads.
+  struct Raise {
+    float (&warp_maximum)[4][HeadTile::kHeads];
+    float (&step)[HeadTile::kHeads];    // what a reference is raised by
+    float (&factor)[HeadTile::kHeads];  // of what is relative to it
+    int barrier;
+  };
+
+  // Raises the references of the heads whose maximum has outgrown them, and takes the exponents
+  // along; `rescale(tile, factors of its two heads)` what a thread keeps relative to them. By
+  // `thread` of the warpgroup; returns what the reference of the head of this number is raised by.
+  // `seen`: a token of the tile has been seen before.
+  template <class Rescale>
+  __device__ __forceinline__ float raise_references(Scores& exponents, int thread, bool seen,
+                                                    Raise const& to, Rescale const& rescale) {
     int const lane = thread & 31;
     float maximum[kColumns];
 #pragma unroll
@@ -354,29 +339,28 @@ struct ScoreWarpgroup {
       maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
     }
     reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    store_columns(shared.warp_result[warp], maximum, lane);
-    ptx::named_barrier_sync(kScoreVote, 128);
+    store_columns(to.warp_maximum[warp], maximum, lane);
+    ptx::named_barrier_sync(to.barrier, 128);
+    float step = 0.f;
     if (thread < HeadTile::kHeads) {
-      auto const& result = shared.warp_result;
+      auto const& result = to.warp_maximum;
       float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
                                   fmaxf(result[2][thread], result[3][thread]));
-      bool const raises = largest > -INFINITY && (!started || largest > kSlackLog2);
-      float const step = raises ? largest : 0.f;
-      shared.step[thread] = step;
+      if (largest > -INFINITY && (!seen || largest > kSlackLog2)) step = largest;
+      to.step[thread] = step;
       shared.column[thread].y -= step;
-      shared.rescale[buffer][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
+      to.factor[thread] = seen ? ptx::exp2_flushed(-step) : 1.f;
     }
-    ptx::named_barrier_sync(kScoreVote, 128);
+    ptx::named_barrier_sync(to.barrier, 128);
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
       int const head = head_of(tile, lane);
-      float2 const step = *reinterpret_cast<float2 const*>(&shared.step[head]);
-      float2 const factor = *reinterpret_cast<float2 const*>(&shared.rescale[buffer][head]);
+      float2 const own = *reinterpret_cast<float2 const*>(&to.step[head]);
+      rescale(tile, *reinterpret_cast<float2 const*>(&to.factor[head]));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? step.y : step.x;
-      float2& sums = shared.sum[tile][thread];
-      sums = make_float2(sums.x * factor.x, sums.y * factor.y);
+      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? own.y : own.x;
     }
+    return step;
   }
 
   __device__ __forceinline__ void store_probabilities(int buffer,
@@ -400,19 +384,21 @@ struct ScoreWarpgroup {
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
                                           int buffer, uint32_t empty_parity) {
     to_exponents(scores, token);
-    float maximum = scores[0];
-#pragma unroll
-    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
+    float const maximum = largest(scores);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
-    if (raises) raise_references(scores, buffer);
+    if (raises) {
+      int const thread = thread_index();
+      Raise const to{shared.warp_result, shared.step, shared.rescale[buffer], kScoreVote};
+      raise_references(scores, thread, started, to, [&](int tile, float2 factor) {
+        float2& sums = shared.sum[tile][thread];
+        sums = make_float2(sums.x * factor.x, sums.y * factor.y);
+      });
+    }
     uint32_t packed[kColumns];
     exponentiate(scores, token, packed);
     if (thread_index() == 0) shared.rescales[buffer] = raises && started;
-    if (!started) {
-      auto const words = *reinterpret_cast<uint2 const*>(shared.exists[stage]);
-      started = (words.x | words.y) != 0;
-    }
+    if (!started) started = any_token(stage) != 0;
     store_probabilities(buffer, packed);
     ptx::fence_proxy_async();
     release(&shared.probability_full[buffer]);
@@ -438,7 +424,6 @@ struct ScoreWarpgroup {
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.
   template <Split kSplit>
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
-    constexpr float kLn2 = 0.6931471805599453f;
     int const thread = thread_index();
     int const lane = thread & 31;
     float total_of[kColumns];
@@ -452,8 +437,7 @@ struct ScoreWarpgroup {
     store_columns(shared.warp_result[warp], total_of, lane);
     ptx::named_barrier_sync(kScoreVote, 128);
     if (thread >= HeadTile::kHeads) return;
-    float const total = (shared.warp_result[0][thread] + shared.warp_result[1][thread]) +
-                        (shared.warp_result[2][thread] + shared.warp_result[3][thread]);
+    float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;
     if constexpr (kSplit != Split::kNone) {
       hand_over_sum<kSplit == Split::kCluster>(

@@ -41,43 +41,9 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
   __device__ ShortScores(ShortStorage<HeadTile>& storage_, int block_, int thread)
       : Base(storage_, thread), storage(storage_), block(block_) {}
 
-  static __device__ __forceinline__ int own_thread() { return Base::thread_index() & 127; }
+  static __device__ __forceinline__ int own_thread() { return thread_index() & 127; }
 
   __device__ __forceinline__ int vote_barrier() const { return block ? kSecondVote : kScoreVote; }
-
-  // Raises the references of the heads whose maximum has outgrown them. Returns what this thread's
-  // head, if it has one, was raised by.
-  __device__ __forceinline__ float raise(Scores& exponents, bool started) {
-    int const thread = own_thread(), lane = thread & 31;
-    float maximum[kColumns];
-#pragma unroll
-    for (int column = 0; column < kColumns; ++column) {
-      int const i = (column >> 1) * 4 + (column & 1);
-      maximum[column] = fmaxf(exponents[i], exponents[i + 2]);
-    }
-    Base::reduce_columns(maximum, lane, [](float a, float b) { return fmaxf(a, b); });
-    auto& result = storage.warp_maximum[block];
-    Base::store_columns(result[this->warp], maximum, lane);
-    ptx::named_barrier_sync(vote_barrier(), 128);
-    float step = 0.f;
-    if (thread < kHeads) {
-      float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
-                                  fmaxf(result[2][thread], result[3][thread]));
-      if (largest > -INFINITY && (!started || largest > kSlackLog2)) step = largest;
-      storage.raised[block][thread] = step;
-      storage.column[thread].y -= step;
-      storage.rescale[block][thread] = started ? ptx::exp2_flushed(-step) : 1.f;
-    }
-    ptx::named_barrier_sync(vote_barrier(), 128);
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      float2 const own =
-          *reinterpret_cast<float2 const*>(&storage.raised[block][Base::head_of(tile, lane)]);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) exponents[tile * 4 + i] -= (i & 1) ? own.y : own.x;
-    }
-    return step;
-  }
 
   // To probabilities in f16 and the sums of a thread's own tokens.
   static __device__ __forceinline__ void exponentiate(Scores const& exponents,
@@ -86,15 +52,9 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
                                                       float (&sums)[kColumns]) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      float p[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) p[i] = ptx::exp2_flushed(exponents[tile * 4 + i]);
-      packed[tile * 2] = ptx::pack_f16(p[0], p[1]);
-      packed[tile * 2 + 1] = ptx::pack_f16(p[2], p[3]);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        sums[tile * 2 + i] = fmaf(p[2 + i], token[1].inverse, p[i] * token[0].inverse);
-      }
+      float4 const p = Base::exponentiate_tile(exponents, tile, packed);
+      sums[tile * 2] = fmaf(p.z, token[1].inverse, p.x * token[0].inverse);
+      sums[tile * 2 + 1] = fmaf(p.w, token[1].inverse, p.y * token[0].inverse);
     }
   }
 
@@ -104,16 +64,18 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     bool const started = block > 0 && storage.seen != 0;
     float reference = thread < kHeads ? -storage.column[thread].y : 0.f;
     this->to_exponents(scores, token);
-    float maximum = scores[0];
-#pragma unroll
-    for (int i = 1; i < 2 * kColumns; ++i) maximum = fmaxf(maximum, scores[i]);
+    float const maximum = Base::largest(scores);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, vote_barrier());
-    if (raises) reference += raise(scores, started);
+    if (raises) {
+      typename Base::Raise const to{storage.warp_maximum[block], storage.raised[block],
+                                    storage.rescale[block], vote_barrier()};
+      // Sums come later, each with the reference that it is relative to.
+      reference += this->raise_references(scores, own_thread(), started, to, [](int, float2) {});
+    }
     if (thread == 0) {
       storage.rescales[block] = raises && started;
       if (block == 0) {
-        auto const words = *reinterpret_cast<uint2 const*>(storage.exists[0]);
-        storage.seen = words.x | words.y;
+        storage.seen = this->any_token(0);
         // Every thread of the warpgroup has read the references before a barrier of the vote.
         ptx::mbarrier_arrive(&storage.settled);
       }
@@ -123,7 +85,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     exponentiate(scores, token, packed, sums);
     this->store_probabilities(block, packed);
     ptx::fence_proxy_async();
-    this->release(&storage.probability_full[block]);
+    release(&storage.probability_full[block]);
     Base::reduce_columns(sums, lane, [](float a, float b) { return a + b; });
     Base::store_columns(storage.warp_sum[block][this->warp], sums, lane);
     if (thread < kHeads) storage.reference[block][thread] = reference;
@@ -139,8 +101,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
 
   // The sum of a block's probabilities, relative to the row's last reference.
   __device__ __forceinline__ float sum_of(int which, int head, float reference) const {
-    auto const& sums = storage.warp_sum[which];
-    float const sum = (sums[0][head] + sums[1][head]) + (sums[2][head] + sums[3][head]);
+    float const sum = Base::sum_of_warps(storage.warp_sum[which], head);
     // Before the first token a reference has no meaning.
     return sum == 0.f ? 0.f : sum * ptx::exp2_flushed(storage.reference[which][head] - reference);
   }

@@ -1,5 +1,6 @@
 // Where a thread block works.
 #pragma once
+#include "device/ptx/mbarrier.cuh"
 #include "kernels/sparse_mla/fp8/traits.h"
 #include "kernels/sparse_mla/kernel_args.h"
 
@@ -39,6 +40,19 @@ __device__ __forceinline__ int split_of_block() {
   uint32_t split;
   asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
   return static_cast<int>(split);
+}
+
+// Read anew at every call: the loops have no register for it.
+__device__ __forceinline__ int thread_index() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
+
+// A warp's arrival on a barrier, once all its lanes have come here.
+__device__ __forceinline__ void release(uint64_t* barrier) {
+  __syncwarp();
+  if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
 }
 
 // Worked out anew at every call: kept from the start to the end of a tile it would cost registers

@@ -5,8 +5,9 @@
 #pragma once
 #include "device/wgmma.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
-#include "kernels/sparse_mla/fp8/scores.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
+#include "kernels/sparse_mla/fp8/tokens.cuh"
+#include "kernels/sparse_mla/fp8/value_fragments.cuh"
 
 namespace dsa_ops::sparse_mla::fp8 {
 
@@ -30,74 +31,13 @@ struct ValueWarpgroup {
         odd(token_of_row((thread & 3) * 2 + 1) * kTokenPitch + first_dim()),
         scales(((first_dim() >> 7) * kBlockTokens + (thread & 3) * 4) * 2) {}
 
-  // Read anew at every call: the loop has no register for it.
-  static __device__ __forceinline__ uint32_t thread_index() {
-    uint32_t thread;
-    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-    return thread;
-  }
-
-  static __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
-
   // The first of the eight dims that this lane holds: two rows of every tile.
   static __device__ __forceinline__ uint32_t first_dim() {
-    return ((thread_index() - 128) >> 2) * 8;
-  }
-
-  // Eight dims of four tokens: k = 2 c, 2 c + 1, 2 c + 8, 2 c + 9 of a step; c is the lane of four.
-  struct RawTokens {
-    uint2 bytes[4];
-    uint2 scale;  // of tokens 0, 1 and 2, 3
-
-    __device__ __forceinline__ void load(uint32_t even, uint32_t odd, uint32_t scales, int step) {
-      uint32_t const offset = step * 16 * kTokenPitch;
-      bytes[0] = ptx::load_shared_8(even + offset);
-      bytes[1] = ptx::load_shared_8(odd + offset);
-      bytes[2] = ptx::load_shared_8(even + offset + 8 * kTokenPitch);
-      bytes[3] = ptx::load_shared_8(odd + offset + 8 * kTokenPitch);
-      scale = ptx::load_shared_8(scales + step * 32);
-    }
-  };
-
-  // Four dims of two tokens to four registers of (first, second) in f16, times their scales.
-  static __device__ __forceinline__ void convert_pair(uint32_t first, uint32_t second,
-                                                      uint32_t scale, uint32_t (&dims)[4]) {
-    ptx::unpack_e4m3(__byte_perm(first, second, 0x5140), dims[0], dims[1]);
-    ptx::unpack_e4m3(__byte_perm(first, second, 0x7362), dims[2], dims[3]);
-#pragma unroll
-    for (uint32_t& dim : dims) dim = ptx::multiply_f16(dim, scale);
-  }
-
-  // Fragments of tiles 0 and 1 or 2 and 3.
-  static __device__ __forceinline__ void convert(RawTokens const& raw, int half,
-                                                 uint32_t (&fragments)[2][4]) {
-    auto const word = [half](uint2 const& bytes) { return half ? bytes.y : bytes.x; };
-    uint32_t dims[4];
-    convert_pair(word(raw.bytes[0]), word(raw.bytes[1]), raw.scale.x, dims);
-    fragments[0][0] = dims[0], fragments[0][1] = dims[1];
-    fragments[1][0] = dims[2], fragments[1][1] = dims[3];
-    convert_pair(word(raw.bytes[2]), word(raw.bytes[3]), raw.scale.y, dims);
-    fragments[0][2] = dims[0], fragments[0][3] = dims[1];
-    fragments[1][2] = dims[2], fragments[1][3] = dims[3];
+    return (static_cast<uint32_t>(thread_index() - 128) >> 2) * 8;
   }
 
   __device__ __forceinline__ void rescale(int buffer) {
-    if (!shared.rescales[buffer]) return;
-    auto const& factors = shared.rescale[buffer];
-#pragma unroll
-    for (int tile = 0; tile < HeadTile::kHeads / 8; ++tile) {
-      float2 const factor = *reinterpret_cast<float2 const*>(&factors[tile * 8 + quad_lane() * 2]);
-#pragma unroll
-      for (auto& dims : output) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) dims[tile * 4 + i] *= (i & 1) ? factor.y : factor.x;
-      }
-    }
-  }
-
-  __device__ __forceinline__ void release(uint64_t* barrier) {
-    __syncwarp();
-    if ((thread_index() & 31) == 0) ptx::mbarrier_arrive(barrier);
+    if (shared.rescales[buffer]) scale_heads(output, 0, shared.rescale[buffer]);
   }
 
   __device__ __forceinline__ void multiply(int stage, int buffer, uint32_t probability_parity) {
@@ -108,17 +48,17 @@ struct ValueWarpgroup {
     uint32_t const scale = ptx::shared_address(shared.value_scale[stage]) + scales;
     uint64_t const probability =
         k_major_descriptor(ptx::shared_address(shared.probability[buffer]));
-    RawTokens raw[kDeep ? 2 : 1];
+    StepTokens<2> raw[kDeep ? 2 : 1];
     uint32_t fragments[2][2][4];
     raw[0].load(token + even, token + odd, scale, 0);
 #pragma unroll
     for (int unit = 0; unit < 2 * kSteps; ++unit) {
       int const step = unit >> 1, half = unit & 1;
       bool const loads = half == (kDeep ? 0 : 1) && step + 1 < kSteps;
-      RawTokens& next = raw[kDeep ? (step + 1) & 1 : 0];
+      StepTokens<2>& next = raw[kDeep ? (step + 1) & 1 : 0];
       if (kDeep && loads) next.load(token + even, token + odd, scale, step + 1);
       if (kDeep && unit > 1) ptx::wgmma_wait<1>();
-      convert(raw[kDeep ? step & 1 : 0], half, fragments[half]);
+      raw[kDeep ? step & 1 : 0].convert_two(half * 2, fragments[half]);
       if (unit + 1 == 2 * kSteps) release(&shared.token_empty[stage]);
       if (!kDeep && loads) next.load(token + even, token + odd, scale, step + 1);
       if (!kDeep && unit > 0) ptx::wgmma_wait<0>();

@@ -7,6 +7,7 @@
 
 #include "kernels/indexer/plan.h"
 #include "kernels/indexer/tensor_map.h"
+#include "kernels/rounding.h"
 #include "kernels/topk/fused/debug.h"
 #include "kernels/topk/fused/launcher.h"
 #include "kernels/topk/kernel_args.h"
@@ -47,7 +48,7 @@ class Call {
     selection.num_rows = params.scoring.num_rows;
     selection.num_columns = params.scoring.num_keys;
     selection.row_offsets = nullptr;
-    int64_t const words = (selection.num_columns + 1023) / 1024 * 32;
+    int64_t const words = round_up(selection.num_columns, 1024) / 32;
     return kernel_args(selection, {}, 0,
                        static_cast<int32_t>(std::min<int64_t>(words, kMaxWindowWords)));
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/rounding.h"
 #include "kernels/topk/fused/traits.h"
 
 namespace dsa_ops::topk_sm90::fused {
@@ -19,11 +20,6 @@ constexpr int64_t kAlignment = 256;
 constexpr int64_t kListBytes = kRowLists * static_cast<int64_t>(sizeof(Candidate));  // per slot
 constexpr int64_t kCountBytes = kParts * kRowLists * sizeof(uint16_t);
 constexpr int64_t kBookkeepingBytes = 512 << 10;  // what does not grow with the rows
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return ceil_div(value, multiple) * multiple;
-}
 
 // Candidates of a list that are rarely exceeded: those of a row that pass its gate spread over the
 // lists at random; a quarter more, for gates below their mean, and six deviations.

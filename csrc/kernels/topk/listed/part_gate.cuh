@@ -7,9 +7,9 @@
 #include "device/ptx/convert.cuh"
 #include "device/ptx/warp.cuh"
 #include "device/ptx/warpgroup.cuh"
-#include "kernels/topk/bins.cuh"
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/listed/traits.h"
+#include "kernels/topk/storage.h"
 
 namespace dsa_ops::topk_sm90::listed {
 
@@ -86,7 +86,9 @@ class PartGate {
     atomicAdd(&shared_.bins[bin / 2], 1u << 16 * (bin % 2));
   }
 
-  // Where the rank-th best counted values lie, or kNoBin if there are fewer.
+  // Where the rank-th best counted values lie, or kNoBin if there are fewer. Not find_places() of
+  // bins.cuh, which takes a whole block and leaves the bins: a lane has its own in registers here,
+  // two to a word, and clears them for the next part.
   __device__ __forceinline__ void find_places(uint32_t low_rank, uint32_t high_rank) {
     constexpr int kOwn = kGateBins / kLanes;
     int const lane = threadIdx.x % 32;

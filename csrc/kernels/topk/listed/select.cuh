@@ -36,7 +36,6 @@ struct alignas(128) SelectStorage : gated::SharedStorage<1, kThreads> {
   RowParts row_parts;
 };
 
-inline constexpr uint32_t kZeroKey = 0x80000000u;
 using Selector = ClusterSelect<1, kThreads>;
 
 // What the parts of a row have in common.
