@@ -74,4 +74,4 @@ def test_workspaces_of_absurd_sizes_have_a_size(columns: int) -> None:
     native = compiled_module()
     for op in ("indexer_topk", "paged_indexer_topk"):
         bytes_of = getattr(native, f"{op}_workspace_bytes")
-        assert bytes_of(3, columns) == bytes_of(3, (1 << 31) - 1) > 1 << 33
+        assert bytes_of(3, columns) == bytes_of(3, (1 << 31) - 1) >= 1 << 33
