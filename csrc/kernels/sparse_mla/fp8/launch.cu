@@ -7,8 +7,6 @@
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {
 
-constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
-
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
 template <class HeadTile>
@@ -52,7 +50,8 @@ Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaSt
   config.stream = stream;
   config.attrs = &cluster;
   config.numAttrs = is_cluster(kSplit) ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kFunction, args), op);
+  int const cluster_size = is_cluster(kSplit) ? args.num_splits : 1;
+  return cluster_status(cudaLaunchKernelEx(&config, kFunction, args), cluster_size, op);
 }
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
@@ -103,7 +102,14 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
                : launch_kernel<Tile, Split::kNone, false>(args, at_a_time, op, stream);
   }
   // A launch is split only where it runs at a time.
-  if (!through_scratch) return launch_cluster<Tile>(args, num_rows, op, stream);
+  if (!through_scratch) {
+    Status const status = launch_cluster<Tile>(args, num_rows, op, stream);
+    if (status.code != kClusterTooLarge) return status;
+    KernelArgs half = args;  // of 16 splits
+    half.num_splits /= 2;
+    half.blocks_per_split *= 2;
+    return launch_cluster<Tile>(half, num_rows, op, stream);
+  }
   Status const status = launch_kernel<Tile, Split::kScratch, true>(args, tiles, op, stream);
   if (!status.ok()) return status;
   if (args.num_splits <= 4) return launch_join<4>(args, num_rows, kHeads, op, stream);
