@@ -28,6 +28,12 @@ class Checker:
         if not condition:
             self.fail(argument, expected, got)
 
+    def tensors(self, **arguments: object) -> None:
+        """For what a public function reads of its arguments before the op checks them."""
+        for argument, value in arguments.items():
+            if not isinstance(value, Tensor):
+                self.fail(argument, "a tensor", type(value).__name__)
+
     def dtype(self, tensor: Tensor, argument: str, *accepted: torch.dtype) -> None:
         if tensor.dtype not in accepted:
             expected = " or ".join(dtype_name(d) for d in accepted)
@@ -35,6 +41,7 @@ class Checker:
 
     def shape(self, tensor: Tensor, argument: str, sizes: Sequence[int], text: str) -> None:
         """Rank and sizes; -1 accepts any size. ``text`` is the shape as the docs write it."""
+        self.tensors(**{argument: tensor})
         matches = tensor.dim() == len(sizes) and all(
             size < 0 or tensor.shape[i] == size for i, size in enumerate(sizes)
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from . import _native
+from ._checks import Checker
 
 _LIBRARY = torch.library.Library("dsa_ops", "DEF")
 
@@ -31,6 +32,12 @@ class Op:
         _LIBRARY.impl(self.name, self.fallback, "CompositeExplicitAutograd")
         torch.library.register_fake(f"dsa_ops::{self.name}", check, lib=_LIBRARY)
         self.overload = getattr(torch.ops.dsa_ops, self.name).default
+        # torch passes None on where a schema wants a tensor.
+        self._tensors = [
+            (position, argument.name)
+            for position, argument in enumerate(self.overload._schema.arguments)
+            if isinstance(argument.type, torch.TensorType)
+        ]
 
     def fallback(self, *args: Any) -> None:
         """Checks the arguments and runs the PyTorch implementation."""
@@ -39,6 +46,10 @@ class Op:
             self._compute(*args)
 
     def __call__(self, *args: Any) -> None:
+        for position, name in self._tensors:
+            if not isinstance(args[position], torch.Tensor):
+                got = type(args[position]).__name__
+                Checker(self.name).fail(name, "a tensor", got)
         device = args[0].device
         if device.type == "cuda" and not _native.serves(device.index):
             self.fallback(*args)

@@ -215,3 +215,19 @@ def test_out_of_several_outputs_is_a_tuple_of_them(call: Callable[..., Any], nam
     for out, got in ((torch.zeros(2, 8), "Tensor"), ((torch.zeros(3),), "tuple of 1")):
         with pytest.raises(ValueError, match=rf"out must be a tuple \({names}\), got {got}"):
             call(out)
+
+
+@pytest.mark.parametrize(
+    ("op", "argument", "count"),
+    [
+        ("write_index_cache", "k", 3),
+        ("gather_index_cache", "index_cache", 4),
+        ("gather_mla_cache", "mla_cache", 4),
+        ("prepare_index_q", "q", 5),
+        ("merge_states", "out_a", 4),
+    ],
+)
+def test_none_is_no_tensor(op: str, argument: str, count: int) -> None:
+    options = {"interleaved": False} if op == "prepare_index_q" else {}
+    with pytest.raises(ValueError, match=f"^{op}: {argument} must be a tensor, got NoneType"):
+        getattr(dsa_ops, op)(None, *[torch.zeros(1)] * (count - 2), 1, **options)

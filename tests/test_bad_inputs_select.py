@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import dsa_ops
+from dsa_ops._library import OPS
 from dsa_ops.formats import FP8
 from tests import select_arguments as good
 from tests.bad_inputs import (
@@ -26,6 +27,7 @@ from tests.bad_inputs import (
     table,
     viewed_as,
 )
+from tests.registration import outputs_of
 from tests.select_arguments import GOOD_ARGUMENTS, ints
 
 LAST_DIM = "contiguous in its last dimension, got stride 2"
@@ -308,3 +310,14 @@ def test_out_of_several_outputs_is_a_tuple_of_them(op: str, names: str) -> None:
     for out, got in ((torch.zeros(3, 4, 512), "Tensor"), ((torch.zeros(3),), "tuple of 1")):
         with pytest.raises(ValueError, match=rf"^{op}: out must be a tuple \({names}\), got {got}"):
             getattr(dsa_ops, op)(**arguments, out=out)
+
+
+@pytest.mark.parametrize("op", GOOD_ARGUMENTS)
+def test_none_is_no_tensor(op: str) -> None:
+    """torch passes it on where a schema wants a tensor."""
+    schema = OPS[op].overload._schema.arguments
+    needed = [a.name for a in schema if isinstance(a.type, torch.TensorType)]
+    for name in set(needed) - set(outputs_of(op)):
+        arguments = good.public_arguments(op) | {name: None}
+        with pytest.raises(ValueError, match=f"^{op}: {name} must be a tensor, got NoneType"):
+            getattr(dsa_ops, op)(**arguments)

@@ -67,3 +67,11 @@ def test_scratch_fits_the_workspace(num_rows: int, top_k: int, num_sms: int) -> 
 def test_workspace_is_bounded(num_rows: int, num_keys: int) -> None:
     given = compiled_module().indexer_topk_workspace_bytes(num_rows, num_keys)
     assert given <= WORKSPACE_BYTES
+
+
+@pytest.mark.parametrize("columns", [1 << 31, 1 << 40, 1 << 62, (1 << 63) - 1])
+def test_workspaces_of_absurd_sizes_have_a_size(columns: int) -> None:
+    native = compiled_module()
+    for op in ("indexer_topk", "paged_indexer_topk"):
+        bytes_of = getattr(native, f"{op}_workspace_bytes")
+        assert bytes_of(3, columns) == bytes_of(3, (1 << 31) - 1) >= 1 << 33

@@ -184,6 +184,13 @@ def test_paged_selection_without_columns_pages_or_requests(max_context_len: int)
         assert indices.shape == (0, 7)
 
 
+def test_pages_bound_the_columns() -> None:
+    q, weights, table = index_queries(2, 2, 8), torch.randn(4, 8), ints([0, 2], [1, -1])
+    arguments = (q, filled_index_cache(3), weights, ints(128, 70), table)
+    expected = dsa_ops.paged_indexer_topk(*arguments, 128, 50)
+    assert torch.equal(dsa_ops.paged_indexer_topk(*arguments, 1 << 62, 50), expected)
+
+
 def test_real_size() -> None:
     logits = torch.randn(4, 131_072)
     starts, ends = ints(0, 5, 100_000, 0), ints(131_072, 131_000, 100_100, 1 << 30)

@@ -22,11 +22,25 @@ __attribute__((format(printf, 2, 3))) inline Status make_status(StatusCode code,
   return status;
 }
 
-// Turns a CUDA result into a status that names the op.
+// Turns a CUDA result into a status that names the op. The runtime forgets the error: left behind,
+// it would pass for that of a later launch, which may be another library's.
 inline Status cuda_status(cudaError_t error, char const* op) {
   if (error == cudaSuccess) return Status{};
+  cudaGetLastError();
   return make_status(StatusCode::kCudaError, "%s: CUDA error %d (%s)", op, static_cast<int>(error),
                      cudaGetErrorString(error));
+}
+
+// Blocks of a cluster that every context takes. An H100 also has clusters of 16, but not in a green
+// context, whatever its size. A launch that fails for it has this code, and the caller tries again
+// with smaller clusters.
+inline constexpr int kPortableCluster = 8;
+inline constexpr StatusCode kClusterTooLarge = StatusCode{-1};
+inline Status cluster_status(cudaError_t error, int cluster_size, char const* op) {
+  Status status = cuda_status(error, op);
+  bool const too_large = error == cudaErrorInvalidClusterSize && cluster_size > kPortableCluster;
+  if (too_large) status.code = kClusterTooLarge;
+  return status;
 }
 
 // Properties of the current device that plans depend on; queried once per device.
@@ -52,6 +66,18 @@ Status allow_shared_memory(int bytes, char const* op) {
       cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error == cudaSuccess && device < 64) done[device] = true;
   return cuda_status(error, op);
+}
+
+// Launches a kernel. The status is this launch's alone, whatever error others left behind.
+template <class Args>
+Status launch_grid(void (*kernel)(Args), Args const& args, dim3 grid, int threads, int shared_bytes,
+                   char const* op, cudaStream_t stream) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+  config.stream = stream;
+  return cuda_status(cudaLaunchKernelEx(&config, kernel, args), op);
 }
 
 // A kernel's row of the table, and the function that preload() loads. Every op folder lists its

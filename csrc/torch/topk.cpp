@@ -1,6 +1,8 @@
 // Bindings of top-k, alone and chained with the indexer.
 #include "dsa_ops/topk.h"
 
+#include <algorithm>
+
 #include "torch/arguments.h"
 
 namespace dsa_ops::binding {
@@ -135,13 +137,15 @@ void paged_indexer_topk(Tensor const& q, Tensor const& index_cache, Tensor const
 
   PagedIndexerTopkParams params{};
   params.scoring = paged_scoring_params(q, index_cache, weights, context_lens, block_table);
-  params.scoring.max_context_len = max_context_len;
+  // No row is longer than its pages: any larger bound asks for memory that nobody reads.
+  int64_t const columns = std::min(max_context_len, block_table.size(1) * kIndexPageTokens);
+  params.scoring.max_context_len = columns;
   set_launch(params.scoring, num_sms, pdl);
   params.selection = selection_params(indices);
-  params.selection.num_columns = max_context_len;
+  params.selection.num_columns = columns;
   if (return_slots) set_translation(params.selection, block_table, std::nullopt);
   torch::stable::accelerator::DeviceGuard const guard(q.get_device_index());
-  params.workspace_bytes = paged_indexer_topk_workspace_bytes(rows, max_context_len);
+  params.workspace_bytes = paged_indexer_topk_workspace_bytes(rows, columns);
   Tensor const workspace = new_workspace(q, params.workspace_bytes);
   params.workspace = workspace.mutable_data_ptr();
   raise_if_failed(dsa_ops::paged_indexer_topk(params, current_stream(q)));

@@ -152,13 +152,16 @@ def gather_index_cache(
         >>> k.shape, k_scale.shape
         (torch.Size([110, 128]), torch.Size([110]))
     """
+    checker = Checker("gather_index_cache")
     if out is None:
+        checker.tensors(index_cache=index_cache)
         arguments.check_num_tokens("gather_index_cache", num_tokens, None)
         k = torch.empty(num_tokens, INDEX_HEAD_DIM, dtype=FP8, device=index_cache.device)
         k_scale = torch.empty(num_tokens, dtype=torch.float32, device=index_cache.device)
     else:
-        Checker("gather_index_cache").outputs(out, "k", "k_scale")
+        checker.outputs(out, "k", "k_scale")
         k, k_scale = out
+        checker.tensors(k=k)
         arguments.check_num_tokens("gather_index_cache", num_tokens, k)
     _GATHER_INDEX_CACHE(index_cache, block_table, cu_seq_lens, k, k_scale)
     return k, k_scale
@@ -293,8 +296,12 @@ def gather_mla_cache(
         >>> dsa_ops.gather_mla_cache(cache, block_table, cu_seq_lens, 110).shape
         torch.Size([110, 576])
     """
+    checker = Checker("gather_mla_cache")
+    if out is not None:
+        checker.tensors(out=out)
     arguments.check_num_tokens("gather_mla_cache", num_tokens, out)
     if out is None:
+        checker.tensors(mla_cache=mla_cache)
         device = mla_cache.device
         out = torch.empty(num_tokens, MLA_HEAD_DIM, dtype=torch.bfloat16, device=device)
     _GATHER_MLA_CACHE(mla_cache, block_table, cu_seq_lens, out)

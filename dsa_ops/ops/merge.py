@@ -92,13 +92,15 @@ def merge_states(
         >>> float(out[0, 0, 0]), round(float(lse), 4)
         (2.0, 0.6931)
     """
+    checker = Checker("merge_states")
     if out is None:
+        checker.tensors(out_a=out_a, lse_a=lse_a)
         device = out_a.device
         out = (
             torch.empty(out_a.shape, dtype=torch.bfloat16, device=device),
             torch.empty(lse_a.shape, dtype=torch.float32, device=device),
         )
-    Checker("merge_states").outputs(out, "out", "lse")
+    checker.outputs(out, "out", "lse")
     merged, lse = out
     _MERGE_STATES(out_a, lse_a, out_b, lse_b, merged, lse)
     return merged, lse

@@ -135,12 +135,14 @@ def prepare_index_q(
         >>> q_fp8.shape, weights.shape
         (torch.Size([5, 8, 128]), torch.Size([5, 8]))
     """
+    checker = Checker("prepare_index_q")
     if out is None:
+        checker.tensors(q=q, weights=weights)
         out = (
             torch.empty(q.shape, dtype=FP8, device=q.device),
             torch.empty(weights.shape, dtype=torch.float32, device=q.device),
         )
-    Checker("prepare_index_q").outputs(out, "q_out", "weights_out")
+    checker.outputs(out, "q_out", "weights_out")
     q_out, weights_out = out
     _PREPARE_INDEX_Q(
         q,

@@ -82,6 +82,7 @@ def paged_indexer_topk(
     :func:`dsa_ops.paged_indexer_topk`."""
     batch, next_n = q.shape[:2]
     indices = torch.empty(batch * next_n, top_k, dtype=torch.int32, device=q.device)
+    max_context_len = min(max_context_len, block_table.shape[1] * INDEX_PAGE_TOKENS)
     row_lens = row_lengths(context_lens, next_n, max_context_len, block_table.shape[1]).int()
     for request in range(batch):
         own = slice(request, request + 1)

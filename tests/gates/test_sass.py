@@ -39,7 +39,7 @@ REQUIRED: dict[str, set[str]] = {
     "sm90_indexer_logits_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_indexer_scan_kernel": {"QGMMA", "UTMALDG", "USETMAXREG"},
     "sm90_paged_indexer_lists_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
-    "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
+    "sm90_paged_indexer_logits_kernel": {"QGMMA", "UTMALDG", "UBLKCP"},
     "sm90_bf16_sparse_mla_kernel": {"HGMMA", "USETMAXREG"},
     "staged_topk_kernel": {"UBLKCP"},
     "union_kernel": set(),

@@ -1,4 +1,4 @@
-"""Arguments of paged_indexer_topk with one row per request, and keys that make selection hard."""
+"""Arguments of paged_indexer_topk, and keys that make selection hard."""
 
 from __future__ import annotations
 
@@ -16,23 +16,30 @@ from tests.select_arguments import filled_index_cache, index_queries
 PagedArguments = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]
 
 
-def paged(batch: int, columns: int, num_heads: int = 64, pages: int = 0) -> PagedArguments:
+def paged(
+    batch: int, columns: int, num_heads: int = 64, pages: int = 0, next_n: int = 1
+) -> PagedArguments:
     """Full rows, of pages of their own or of ``pages`` shared ones."""
     per_row = -(-columns // 64)
     cache = filled_index_cache(pages or batch * per_row)
     table = torch.randperm(batch * per_row).int().view(batch, per_row) % cache.shape[0]
-    q, weights = index_queries(batch, 1, num_heads), torch.randn(batch, num_heads)
-    return q, cache, weights, torch.full((batch,), columns).int(), table, columns
+    q, weights = index_queries(batch, next_n, num_heads), torch.randn(batch * next_n, num_heads)
+    lens = torch.full((batch, next_n) if next_n > 1 else (batch,), columns)
+    return q, cache, weights, lens.int(), table, columns
 
 
-def model_like(batch: int, columns: int) -> PagedArguments:
+def model_like(batch: int, columns: int, next_n: int = 1) -> PagedArguments:
     """Keys like a model's. Half of the rows are full, the others of any length."""
-    shape = {"batch": batch, "context": columns, "next_n": 1, "index_heads": 64}
+    shape = {"batch": batch, "context": columns, "next_n": next_n, "index_heads": 64}
     inputs = decode_inputs(shape, torch.device(DEVICE), 0, "model_like")
-    q, cache, weights, _, table = inputs.values()
-    lens = torch.randint(1, columns + 1, (batch,)).int()
-    lens[: batch // 2] = columns
+    q, cache, weights, lens, table = inputs.values()
+    lens[batch // 2 :] = torch.randint(1, columns + 1, lens[batch // 2 :].shape).int()
     return q, cache, weights, lens, table, columns
+
+
+def row_ends(arguments: PagedArguments) -> Tensor:
+    q, _, _, lens, table, columns = arguments
+    return row_lengths(lens, q.shape[1], columns, table.shape[1]).int().view(-1)
 
 
 def scales(arguments: PagedArguments) -> Tensor:
@@ -45,10 +52,10 @@ def scales(arguments: PagedArguments) -> Tensor:
 
 
 def assert_equals_unfused(arguments: PagedArguments, top_k: int) -> None:
-    lens, table, columns = arguments[3:]
+    table = arguments[4]
     logits = dsa_ops.paged_indexer_logits(*arguments)
-    ends = row_lengths(lens, 1, columns, table.shape[1]).int().view(-1)
-    positions = poisoned(lens.shape[0], top_k, dtype=torch.int32)
+    ends = row_ends(arguments)
+    positions = poisoned(ends.shape[0], top_k, dtype=torch.int32)
     dsa_ops.paged_indexer_topk(*arguments, top_k, out=positions)
     assert torch.equal(positions, dsa_ops.topk(logits, top_k, ends))
     slots = dsa_ops.paged_indexer_topk(*arguments, top_k, return_slots=True)
@@ -59,36 +66,38 @@ def assert_random_rows(arguments: PagedArguments, top_k: int, draws: int, longis
     """Draws of queries and lengths from ``top_k`` on, every other one from ``longish`` on."""
     q, _, weights, lens, table, columns = arguments
     for draw in range(draws):
-        q.copy_(index_queries(q.shape[0], 1, q.shape[2])), weights.normal_()
+        q.copy_(index_queries(*q.shape[:3])), weights.normal_()
         lens[:] = torch.randint(top_k if draw % 2 else longish, columns + 1, lens.shape)
         table.copy_(table.flip(0).roll(draw, 1))
         assert_equals_unfused(arguments, top_k)
 
 
-def assert_rows_alone(arguments: PagedArguments, top_k: int, rows: Sequence[int]) -> None:
-    """The same indices in every run, and of ``rows`` in a call of their own."""
+def assert_requests_alone(arguments: PagedArguments, top_k: int, requests: Sequence[int]) -> None:
+    """The same indices in every run, and of ``requests`` in a call of their own."""
     q, cache, weights, lens, table, columns = arguments
     batch = dsa_ops.paged_indexer_topk(*arguments, top_k)
     assert_repeats(lambda: (dsa_ops.paged_indexer_topk(*arguments, top_k),))
-    for row in rows:
-        own = slice(row, row + 1)
+    for request in requests:
+        own = slice(request, request + 1)
+        rows = slice(request * q.shape[1], (request + 1) * q.shape[1])
         alone = dsa_ops.paged_indexer_topk(
-            q[own], cache, weights[own], lens[own], table[own], columns, top_k
+            q[own], cache, weights[rows], lens[own], table[own], columns, top_k
         )
-        assert torch.equal(alone, batch[own])
+        assert torch.equal(alone, batch[rows])
 
 
 def assert_graph_replays(arguments: PagedArguments, top_k: int, longest: Sequence[int]) -> None:
     """A graph captured once gives what the lengths and pages of each replay ask for."""
     lens, table = arguments[3:5]
-    indices = poisoned(lens.shape[0], top_k, dtype=torch.int32)
+    indices = poisoned(lens.numel(), top_k, dtype=torch.int32)
     lens.fill_(5000)
     graph = capture(lambda: dsa_ops.paged_indexer_topk(*arguments, top_k, out=indices))
     for length in longest:
         lens[:] = torch.randint(0, length + 1, lens.shape)
         table.copy_(table.flip(0))
         graph.replay()
-        expected = dsa_ops.topk(dsa_ops.paged_indexer_logits(*arguments), top_k, lens)
+        logits = dsa_ops.paged_indexer_logits(*arguments)
+        expected = dsa_ops.topk(logits, top_k, row_ends(arguments))
         assert torch.equal(indices, expected)
 
 

@@ -97,6 +97,13 @@ def test_paged_selection_in_several_chunks() -> None:
     assert torch.equal(short, expected)
 
 
+def test_pages_bound_the_columns() -> None:
+    cache, table, lens = filled_index_cache(9), ints([0, 8, 2], [3, -1, 5]), ints(150, 192)
+    arguments = (index_queries(2, 1, 64), cache, torch.randn(2, 64), lens, table)
+    expected = dsa_ops.paged_indexer_topk(*arguments, 192, 100)
+    assert torch.equal(dsa_ops.paged_indexer_topk(*arguments, 1 << 62, 100), expected)
+
+
 def test_empty_fused_calls() -> None:
     q, k, k_scale, weights, starts, ends = scored(4, 10, 8)
     none = dsa_ops.indexer_topk(q[:0], k, k_scale, weights[:0], starts[:0], ends[:0], 5)

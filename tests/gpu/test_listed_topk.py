@@ -14,7 +14,7 @@ from tests.gpu.paged_cases import (
     assert_equals_unfused,
     assert_graph_replays,
     assert_random_rows,
-    assert_rows_alone,
+    assert_requests_alone,
     model_like,
     paged,
 )
@@ -66,7 +66,7 @@ def test_adversarial_keys(shape: Callable[[PagedArguments], None]) -> None:
 def test_rows_do_not_depend_on_their_neighbours() -> None:
     arguments = paged(33, 40_000)
     arguments[3][1::2] = torch.randint(1, 40_000, (16,)).int()
-    assert_rows_alone(arguments, 2048, (0, 7, 32))
+    assert_requests_alone(arguments, 2048, (0, 7, 32))
 
 
 def test_several_chunks() -> None:
@@ -77,3 +77,52 @@ def test_several_chunks() -> None:
 
 def test_graph_replays_with_other_lengths() -> None:
     assert_graph_replays(paged(20, 60_000, 16, pages=3000), 2048, (60_000, 3000, 1000, 60_000))
+
+
+@pytest.mark.parametrize("top_k", [1, 512, 2048])
+def test_two_rows_of_all_kinds_share_pages(top_k: int) -> None:
+    arguments = paged(66, 65_000, pages=5000, next_n=2)
+    lens, table = arguments[3:5]
+    lens[:] = torch.randint(-5, 65_100, (66, 2))
+    lens[:8, 0] = top_k + torch.arange(-2, 6)
+    lens[8:16, 1] = top_k + torch.arange(-2, 6)
+    lens[16:24] = ints(64_999, 65_000)
+    lens[24:28] = 3
+    table[3::7, 5::9] = -1
+    table[4::7, 6::11] = arguments[1].shape[0]
+    assert_equals_unfused(arguments, top_k)
+
+
+@pytest.mark.parametrize(("batch", "columns"), [(66, 64_000), (32, 131_072), (17, 250_000)])
+def test_sizes_of_two_rows(batch: int, columns: int) -> None:
+    arguments = paged(batch, columns, pages=5000, next_n=2)
+    arguments[3][:, 0] -= 1
+    assert_equals_unfused(arguments, 2048)
+    last = (*arguments[:3], arguments[3][:, 1].contiguous(), *arguments[4:])
+    assert_equals_unfused(last, 2048)
+
+
+@pytest.mark.parametrize("top_k", [512, 2048])
+def test_many_random_pairs_of_rows(top_k: int) -> None:
+    """More than 4,000 rows in all, those of a request of any two lengths."""
+    assert_random_rows(paged(66, 64_000, pages=5000, next_n=2), top_k, draws=16, longish=50_000)
+
+
+def test_pairs_of_rows_of_keys_like_a_models() -> None:
+    assert_equals_unfused(model_like(64, 65_536, next_n=2), 2048)
+
+
+@pytest.mark.parametrize("shape", HARD_KEYS)
+def test_adversarial_keys_of_two_rows(shape: Callable[[PagedArguments], None]) -> None:
+    arguments = paged(64, 65_536, next_n=2)
+    shape(arguments)
+    arguments[3][3::4] = torch.randint(1, 65_536, (16, 2)).int()
+    assert_equals_unfused(arguments, 2048)
+
+
+def test_two_rows_alone_in_chunks_and_in_a_graph() -> None:
+    arguments = paged(66, 64_000, pages=5000, next_n=2)
+    arguments[3][1::2] = torch.randint(1, 64_000, (33, 2)).int()
+    assert_requests_alone(arguments, 2048, (0, 7, 65))
+    assert_equals_unfused(paged(65, 131_072, pages=5000, next_n=2), 600)
+    assert_graph_replays(paged(66, 64_000, pages=3000, next_n=2), 2048, (64_000, 3000, 64_000))

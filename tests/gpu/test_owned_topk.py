@@ -14,7 +14,7 @@ from tests.gpu.paged_cases import (
     assert_equals_unfused,
     assert_graph_replays,
     assert_random_rows,
-    assert_rows_alone,
+    assert_requests_alone,
     model_like,
     paged,
 )
@@ -68,7 +68,7 @@ def test_adversarial_keys(shape: Callable[[PagedArguments], None]) -> None:
 def test_rows_do_not_depend_on_their_neighbours() -> None:
     arguments = paged(128, 8000)
     arguments[3][1::2] = torch.randint(1, 8000, (64,)).int()
-    assert_rows_alone(arguments, 2048, (0, 7, 127))
+    assert_requests_alone(arguments, 2048, (0, 7, 127))
 
 
 def test_graph_replays_with_other_lengths() -> None:

@@ -60,12 +60,26 @@ def ties_at_the_boundary(n: int) -> Tensor:
     return row
 
 
+def best_at_the_end(n: int) -> Tensor:
+    """Some blocks of a cluster have most of the best, more than they tell the others at once."""
+    row = torch.randn(n)
+    row[: n - n // 8] -= 10
+    return row
+
+
 def crowd(n: int, above: int, value: float = 0.0) -> Tensor:
     """One value but for some logits above it and as many below."""
     row = torch.full((n,), value)
     others = torch.randperm(n)[: 2 * above]
     row[others] += torch.rand(len(others)) + 0.5
     row[others[above:]] -= 2
+    return row
+
+
+def late_crowd(n: int) -> Tensor:
+    """Its first logits are none of the ties that the best end with."""
+    row = crowd(n, n // 50)
+    row[: n // 3] = -5
     return row
 
 
@@ -90,6 +104,8 @@ ROWS: dict[str, Callable[[int], Tensor]] = {
     "a crowd": lambda n: crowd(n, n // 50, -3.0),
     "as many as k above a crowd": lambda n: crowd(n, 2048),
     "one fewer than k above a crowd": lambda n: crowd(n, 2047, 7.0),
+    "a crowd that begins late": late_crowd,
+    "best at the end": best_at_the_end,
     "like a model's": lambda n: data.scores(torch.device(DEVICE), 1, n, "model_like", 0)[0],
 }
 

@@ -22,7 +22,14 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
   return policy;
 }
 
-// The opposite: its lines go last.
+// The policy of loads without one.
+__device__ __forceinline__ uint64_t evict_normal_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+// The opposite of evict_first: its lines go last.
 __device__ __forceinline__ uint64_t evict_last_policy() {
   uint64_t policy;
   asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));

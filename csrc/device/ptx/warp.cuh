@@ -38,10 +38,11 @@ __device__ __forceinline__ Integer warp_inclusive_sum(Integer value) {
   return value;
 }
 
-// The same of two values at a time.
+// The same of two values at a time, and of every kShare lanes, that have the same values, once.
+template <int kShare = 1>
 __device__ __forceinline__ uint2 warp_inclusive_sum(uint2 values) {
 #pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
+  for (int distance = kShare; distance < 32; distance *= 2) {
     asm volatile(
         "{\n"
         ".reg .pred has;\n"

@@ -117,6 +117,13 @@ Status prepare_pages(PagedIndexerLogitsParams const& p, int32_t unscored_length,
   return Status{};
 }
 
+Status use_tiles_of_one_row(PagedIndexerLogitsParams const& p, PagedArgs* args,
+                            char const* op) noexcept {
+  args->tiles_per_request = static_cast<int32_t>(p.next_n);
+  args->row_tiles = static_cast<int32_t>(p.batch * p.next_n);
+  return encode_maps(p, 1, args, op);
+}
+
 Status score_rows(IndexerLogitsParams const& p, int32_t unscored_length, cudaStream_t stream,
                   char const* op) noexcept {
   Status status = check_arguments(p, op);

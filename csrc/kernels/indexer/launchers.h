@@ -28,6 +28,10 @@ KernelList paged_kernels();
 Status prepare_pages(PagedIndexerLogitsParams const& params, int32_t unscored_length,
                      PagedPlan* plan, PagedArgs* args, char const* op) noexcept;
 
+// Makes of such arguments those of the same rows in row tiles of one row.
+Status use_tiles_of_one_row(PagedIndexerLogitsParams const& params, PagedArgs* args,
+                            char const* op) noexcept;
+
 // indexer_logits for a selection: rows of up to `unscored_length` keys, which win as a whole, get
 // no logits.
 Status score_rows(IndexerLogitsParams const& params, int32_t unscored_length, cudaStream_t stream,

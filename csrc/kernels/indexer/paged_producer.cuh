@@ -12,6 +12,11 @@
 
 namespace dsa_ops::indexer {
 
+// A long call's first pages push out of the L2 what the kernels before have left dirty there: pages
+// that leave first would make do with what room there is beside it. README.md has times.
+inline constexpr int32_t kPushingPages = 12000;
+inline constexpr int32_t kLongCallPages = 44000;
+
 // The rows of a row tile: the request, its first token and how many tokens.
 struct TileRows {
   int32_t request;
@@ -70,6 +75,8 @@ __device__ __forceinline__ void load_queries(PagedArgs const& args, PagedStorage
 template <class Tile, class Order = PagesInOrder>
 class PagedProducer {
   using Block = PagedBlock<Tile>;
+  // Blocks of 256 columns wait for products, not for memory.
+  static constexpr bool kPushes = Tile::kColumns <= 128;
 
  public:
   __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
@@ -90,7 +97,10 @@ class PagedProducer {
       first_pages_ = pages_of<Tile>(args_, lane_);
       total_ = __reduce_add_sync(~0u, Order(first_pages_).count() + places_of_rest());
     }
-    page_policy_ = ptx::evict_first_policy();
+    if (kPushes && total_ >= kLongCallPages) {
+      pushing_ = kPushingPages / static_cast<int32_t>(gridDim.x) + 1;
+    }
+    page_policy_ = pushing_ > 0 ? ptx::evict_normal_policy() : ptx::evict_first_policy();
   }
 
   __device__ void run() {
@@ -283,6 +293,7 @@ class PagedProducer {
         if (present(pages[i])) load_page(stage, i, pages[i]);
       }
     }
+    if (kPushes && --pushing_ == 0) page_policy_ = ptx::evict_first_policy();
     keys_.advance();
   }
 
@@ -301,7 +312,12 @@ class PagedProducer {
 
   __device__ void finish() {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
-    if (lane_ == 0) shared_.pieces[queries_.stage].stages = 0;
+    if (lane_ == 0) {
+      PagedPiece& last = shared_.pieces[queries_.stage];
+      int32_t const columns = (args_.max_context_len + kPageKeys - 1) / kPageKeys;
+      last.stages = 0;
+      last.rows = total_ < args_.row_tiles * columns ? 1 : 0;
+    }
     if (Block::kWeightsStaged) {
       ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
     }
@@ -315,6 +331,7 @@ class PagedProducer {
   int32_t first_ids_ = -1;   // of the lane's page (kOnly)
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
+  int32_t pushing_ = 0;      // stages left whose pages push
   uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;
   RingPosition<Block::kKeyStages> keys_;

@@ -15,7 +15,11 @@
 //   warp 4      producer: finds the block's share, feeds queries and pages by TMA, scales by bulk
 //               copy; a page that is not in the cache is never read, only reported as absent.
 //               Pages are read once: they leave the L2 first, before the logits
-//   warps 5-7   -inf from the end of a row tile's pages to max_context_len
+//   warps 5-7   lend registers to warps 0-3; of 128 columns there are none
+//
+// -inf from the end of a row tile's pages to max_context_len: by the math warps behind their last
+// page, as reading goes slower beside it; by warps 5-7 of a call's only tile, whose way to the end
+// would be longer, and of 256 columns, which wait for products.
 //
 // Rings and barriers:
 //   piece_full[2]   32 arrivals (the producer's lanes: each has described a part of the piece), of
@@ -24,8 +28,8 @@
 //   query_empty[2]  an arrival of every math lane, after a piece's last stage; the producer waits
 //   key_full[]      1 arrival (producer, with the bytes of the pages present); the math warps wait
 //   key_empty[]     an arrival of every math lane (they read scales); the producer waits
-// The producer ends with a piece of 0 stages. Everything it loads is waited for, so no copy is in
-// flight when the block exits.
+// The producer ends with a piece of 0 stages, which says whether there is anything to fill.
+// Everything it loads is waited for, so no copy is in flight when the block exits.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -60,7 +64,7 @@ __device__ void fill_paged(PagedArgs const& args, int filler_warp, int lane) {
   constexpr int32_t kColumns = 2048;
   int32_t const parts = (args.max_context_len + kColumns - 1) / kColumns;
   int64_t const units = static_cast<int64_t>(args.row_tiles) * parts;
-  int64_t const step = static_cast<int64_t>(gridDim.x) * kFillerWarps;
+  int64_t const step = static_cast<int64_t>(gridDim.x) * PagedBlock<Tile>::kFillerWarps;
   for (int64_t unit = filler_warp * gridDim.x + blockIdx.x; unit < units; unit += step) {
     int32_t const row_tile = static_cast<int32_t>(unit / parts);
     int32_t const part = static_cast<int32_t>(unit % parts);
@@ -76,8 +80,9 @@ __device__ void fill_paged(PagedArgs const& args, int filler_warp, int lane) {
   }
 }
 
+// Returns whether any row tile has columns past its pages.
 template <class Tile>
-__device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, int warp, int lane) {
+__device__ bool score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, int warp, int lane) {
   using Block = PagedBlock<Tile>;
   constexpr int kUnroll = Tile::kColumns > 128 ? 4 : 1;
   RingPosition<kQueryStages> queries;
@@ -93,7 +98,7 @@ __device__ void score_paged(PagedArgs const& args, PagedStorage<Tile>& shared, i
     ptx::mbarrier_wait(&shared.piece_full[queries.stage], queries.phase);
     PagedPiece const& piece = shared.pieces[queries.stage];
     int32_t const stages = piece.stages;
-    if (stages == 0) return;
+    if (stages == 0) return piece.rows != 0;
     int32_t const first_row = piece.first_row;
     int32_t const rows = piece.rows;
     int32_t const store_end = piece.store_end;
@@ -208,13 +213,14 @@ __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows, kOnly>>::k
   ptx::wait_for_prior_kernels();
 
   if (warp < Block::kMathWarps) {
-    ptx::setmaxnreg_inc<Block::kMathRegisters>();
-    score_paged<Tile>(args, shared, warp, lane);
+    if constexpr (Block::kLends) ptx::setmaxnreg_inc<Block::kMathRegisters>();
+    bool const fills = score_paged<Tile>(args, shared, warp, lane) && args.fill;
+    if (!Block::kFillers && fills) fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);
   } else {
-    ptx::setmaxnreg_dec<kProducerRegisters>();
+    if constexpr (Block::kLends) ptx::setmaxnreg_dec<kProducerRegisters>();
     if (warp == Block::kProducerWarp) {
       producer.run();
-    } else if (args.fill) {
+    } else if (Block::kFillers && args.fill) {
       fill_paged<Tile>(args, warp - Block::kFillerWarp, lane);
     }
   }

@@ -34,10 +34,11 @@ static_assert(
 
 // The queries scored against a stage of keys: `Banks` accumulator banks of `BankQueries` queries.
 // A bank is one wgmma wide: its columns are (query, head) pairs, the head running fastest. `Only`:
-// a call has no other tile of rows.
-template <int Heads, int BankQueries, int Banks, bool Only = false>
+// a call has no other tile of rows. `BlocksPerSm` share a multiprocessor.
+template <int Heads, int BankQueries, int Banks, bool Only = false, int BlocksPerSm = 1>
 struct QueryTile {
   static constexpr bool kOnly = Only;
+  static constexpr int kBlocksPerSm = BlocksPerSm;
   static constexpr int kHeads = Heads;
   static constexpr int kBankQueries = BankQueries;
   static constexpr int kBanks = Banks;
@@ -61,32 +62,44 @@ template <int Heads>
 using RaggedTile =
     QueryTile<Heads, kRaggedColumns / Heads / ragged_banks(Heads), ragged_banks(Heads)>;
 
-// Paged decode scores 1, 2 or 4 rows of a request.
-template <int Heads, int Rows, bool Only = false>
-using PagedTile = QueryTile<Heads, Rows, 1, Only>;
-
 // A paged block of up to 128 columns has one math warpgroup, which scores a page at a time, and
 // several blocks share a multiprocessor; one of 256 columns has two.
 inline constexpr int paged_warpgroups(int columns) { return columns <= 128 ? 1 : 2; }
 inline constexpr int paged_blocks_per_sm(int columns) {
-  return columns <= 64 ? 4 : columns <= 128 ? 2 : 1;
+  return columns <= 64 ? 4 : columns <= 128 ? 3 : 1;
 }
+
+// Paged decode scores 1, 2 or 4 rows of a request.
+template <int Heads, int Rows, bool Only = false,
+          int BlocksPerSm = paged_blocks_per_sm(Heads * Rows)>
+using PagedTile = QueryTile<Heads, Rows, 1, Only, BlocksPerSm>;
+
+// Beside the math warps of a block are a warp that feeds them and three that lend them registers.
+// Of three blocks on a multiprocessor the math warps need all that so many warps would leave: the
+// feeding warp is alone, and none gives registers to another. Lenders fill, where that is better
+// done while pages come: for rows that wait for products, and for a call's only tile. Else the math
+// warps do it, behind their last page.
 template <class Tile>
 struct PagedBlock {
   static constexpr int kWarpgroups = paged_warpgroups(Tile::kColumns);
-  static constexpr int kPerSm = paged_blocks_per_sm(Tile::kColumns);
-  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kPerSm = Tile::kBlocksPerSm;
+  static constexpr bool kLends = kPerSm != 3;
+  static constexpr bool kFillers = kLends && (kWarpgroups == 2 || Tile::kOnly);
   static constexpr int kMathWarps = 4 * kWarpgroups;
   static constexpr int kProducerWarp = kMathWarps;
-  static constexpr int kFillerWarp = kProducerWarp + 1;
-  static constexpr int kKeyStages = kPerSm == 4 ? 3 : kPerSm == 2 ? 4 : 8;
+  static constexpr int kFillerWarp = kFillers ? kProducerWarp + 1 : 0;
+  static constexpr int kFillerWarps = kFillers ? 3 : kMathWarps;
+  static constexpr int kThreads = 32 * (kMathWarps + (kLends ? 4 : 1));
+  static constexpr int kKeyStages = kPerSm == 1 ? 8 : kPerSm == 2 ? 4 : 3;
   // Few weights are loaded sooner by those who need them than staged by the producer.
   static constexpr bool kWeightsStaged = Tile::kColumns > 128;
   static constexpr int kStageKeys = kPageKeys * kWarpgroups;
   static constexpr int kStageBytes = kStageKeys * kHeadDim;
-  static constexpr int kLaunchRegisters = 65536 / (kThreads * kPerSm) / 8 * 8;
+  // Warps share out among four parts of the multiprocessor, each of 16,384 registers.
+  static constexpr int kLaunchRegisters = 512 / ((kThreads / 32 * kPerSm + 3) / 4) / 8 * 8;
   static constexpr int kMathRegisters =
-      (kLaunchRegisters * (kWarpgroups + 1) - kProducerRegisters) / kWarpgroups / 8 * 8;
+      kLends ? (kLaunchRegisters * (kWarpgroups + 1) - kProducerRegisters) / kWarpgroups / 8 * 8
+             : kLaunchRegisters;
 };
 
 struct RowRange {
@@ -107,7 +120,7 @@ struct RaggedUnit {
 struct PagedPiece {
   int32_t stages;  // to score; 0: no more work
   int32_t first_row;
-  int32_t rows;        // of the tile that exist
+  int32_t rows;        // of the tile that exist; no more work: not 0 if columns are left to fill
   int32_t scan_begin;  // first key scored
   int32_t store_end;   // keys at and after it are not stored
   int32_t row_lengths[4];

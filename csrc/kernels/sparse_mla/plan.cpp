@@ -19,7 +19,7 @@ struct Fp8Shape {
 // Measured on an H100 (2026-11-22), as are the clocks below.
 constexpr Fp8Shape kFp8Shapes[] = {
     {8, 2000, 500}, {16, 2200, 1000}, {32, 2900, 2000}, {64, 4000, 4000}};
-constexpr int kMaxClusterHeads = 32;  // of a tile whose splits can be a cluster
+constexpr int kMaxClusterHeads = 32;  // of a tile whose splits, more than two, can be a cluster
 constexpr int kMaxFp8Splits = 16;
 constexpr int kPushClocks = 1500;  // of a cluster, and
 constexpr int kPushBytesPerClock = 14;
@@ -43,10 +43,17 @@ int64_t join_clocks(Fp8Shape const& shape, bool through_scratch, int num_splits)
   return kPushClocks + part_bytes * (num_splits - 1) / num_splits / kPushBytesPerClock;
 }
 
-bool can_split(Fp8Shape const& shape, bool through_scratch, int num_splits, int64_t blocks) {
+bool can_be_cluster(int tile_heads, int32_t num_heads, int num_splits) {
+  if (num_splits == 2) return true;
+  if (num_splits == 3) return tile_heads == kThreeSplitHeads && num_heads <= tile_heads;
+  return tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits);
+}
+
+bool can_split(Fp8Shape const& shape, int32_t num_heads, bool through_scratch, int num_splits,
+               int64_t blocks) {
   if (num_splits == 1) return !through_scratch;
   if (num_splits > blocks) return false;
-  return through_scratch || (shape.tile_heads <= kMaxClusterHeads && is_power_of_two(num_splits));
+  return through_scratch || can_be_cluster(shape.tile_heads, num_heads, num_splits);
 }
 
 }  // namespace
@@ -60,7 +67,7 @@ SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t n
     for (int choice = 0; choice < 2 * kMaxFp8Splits; ++choice) {
       int const num_splits = choice / 2 + 1;
       bool const through_scratch = choice % 2 == 1;
-      if (!can_split(shape, through_scratch, num_splits, blocks)) continue;
+      if (!can_split(shape, num_heads, through_scratch, num_splits, blocks)) continue;
       int64_t const waves = ceil_div(row_tiles, fp8_capacity(through_scratch, num_splits, num_sms));
       if (num_splits > 1 && waves > 1) continue;
       int64_t const clocks =

@@ -17,9 +17,13 @@ struct SplitPlan {
   bool through_scratch;  // FP8 cache: parts are joined by a second kernel, not within a cluster
 };
 
+// A row of so many heads, all in one tile, may have three splits in a cluster.
+inline constexpr int kThreeSplitHeads = 16;
+
 // FP8 cache: tiles of 8, 16, 32 or 64 heads; 1, 2, 4, 8 or 16 splits, which form a cluster and join
-// their parts themselves (not with tiles of 64 heads), or up to 16 that go through scratch. Of what
-// fits the device at once, or is not split, the pair that should take the least time.
+// their parts themselves (with 64 heads only 2, with 16 also 3), or up to 16 that go through
+// scratch. Of what fits the device at once, or is not split, the pair that should take the least
+// time.
 SplitPlan plan_fp8(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);
 
 // Parts of a launch over an FP8 cache that go through scratch: byte sizes, each a multiple of 256.

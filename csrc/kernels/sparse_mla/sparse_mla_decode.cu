@@ -44,9 +44,8 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
   combine_args.num_heads = args.num_heads;
   combine_args.num_splits = args.num_splits;
   // A launch is split only while its tiles do not fill the device, so the grid is small.
-  combine_kernel<<<static_cast<unsigned>(num_rows * args.num_heads), kCombineThreads, 0, stream>>>(
-      combine_args);
-  return cuda_status(cudaGetLastError(), op);
+  dim3 const grid(static_cast<unsigned>(num_rows * args.num_heads));
+  return launch_grid(combine_kernel, combine_args, grid, kCombineThreads, 0, op, stream);
 }
 
 KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& plan) {

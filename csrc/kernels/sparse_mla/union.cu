@@ -13,10 +13,10 @@ Status launch_union(UnionArgs const& args, char const* op, cudaStream_t stream) 
   }
   int64_t const keys = std::min<int64_t>(args.num_keys, KeyMap<kBits>::kWindow);
   int64_t const parts = (keys + kPartKeys - 1) / kPartKeys;
-  size_t const bytes = sizeof(UnionStorage) + parts * kPartKeys / 8 * kBits;
+  int const bytes = static_cast<int>(sizeof(UnionStorage) + parts * kPartKeys / 8 * kBits);
   int64_t const packs = (args.num_rows + args.pack_rows - 1) / args.pack_rows;
-  union_kernel<kBits><<<static_cast<unsigned>(packs), kUnionThreads, bytes, stream>>>(args);
-  return cuda_status(cudaGetLastError(), op);
+  return launch_grid(union_kernel<kBits>, args, dim3(static_cast<unsigned>(packs)), kUnionThreads,
+                     bytes, op, stream);
 }
 
 template <int kBits>

@@ -19,8 +19,8 @@ __device__ __forceinline__ void clear_bins(BinStorage& shared) {
 // By all threads: where the low_rank-th and the high_rank-th best value lie, high_rank <= low_rank.
 // A rank that is 0 or above the number of values leaves its place as it is. One barrier; a named
 // one of the searching warps would do, but racecheck loses track of the block's barriers behind one
-// of those.
-template <int kThreads>
+// of those. kUnroll: bins read at once where the place is; registers for it are not everywhere.
+template <int kThreads, int kUnroll = 2>
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {
   constexpr int kSearchers = kThreads < kMaxSearchers ? kThreads : kMaxSearchers;
@@ -48,7 +48,7 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
     if (above >= rank || above + sum < rank) return;
     uint32_t before = above;
     Place found{};
-#pragma unroll 2
+#pragma unroll kUnroll
     for (int i = kBinsPerThread - 1; i >= 0; --i) {  // the last that begins below the rank
       uint32_t const count = shared.bins[first + i];
       if (before < rank) found = Place{static_cast<uint32_t>(first + i), before, count};

@@ -147,6 +147,10 @@ class ClusterSelect {
   }
 
  private:
+  // Threads that search a bin: what blocks have sent is read by two, if it is much and the block
+  // has its multiprocessor alone.
+  static constexpr int kShare = kClusterSize > 8 && kThreads >= 2 * kRoundBins ? 2 : 1;
+
   // To every block, this one included.
   __device__ __forceinline__ void send_counts() {
     constexpr int kCounts = 8;  // of a 16-byte store
@@ -156,7 +160,10 @@ class ClusterSelect {
     if (threadIdx.x == 0) {
       ptx::mbarrier_arrive_expect_tx(barrier, kClusterSize * kRoundBins * sizeof(uint16_t));
     }
-    for (int i = opaque(threadIdx.x); i < kClusterSize * kStores; i += kThreads) {
+#pragma unroll
+    for (int step = 0; step < kClusterSize * kStores; step += kThreads) {
+      int const i = step + static_cast<int>(opaque(threadIdx.x));
+      if (kClusterSize * kStores % kThreads != 0 && i >= kClusterSize * kStores) break;
       int const peer = i / kStores;
       int const first = i % kStores * kCounts;
       uint4 const low = *reinterpret_cast<uint4 const*>(&shared_.bins[buffer][first]);
@@ -170,18 +177,20 @@ class ClusterSelect {
     }
   }
 
-  // By kRoundBins threads, the first the best bin's; the others take part in the barrier.
+  // By kShare neighbouring threads for each bin, the first the best bin's; the others take part in
+  // the barrier.
   __device__ __forceinline__ void find_crossing(uint32_t const* bins) {
-    bool const searches = threadIdx.x < kRoundBins;
+    bool const searches = threadIdx.x < kRoundBins * kShare;
+    bool const writes = threadIdx.x % kShare == 0;
     int const lane = threadIdx.x % 32;
     int const warp = threadIdx.x / 32;
-    int const bin = kRoundBins - 1 - static_cast<int>(threadIdx.x);
+    int const bin = kRoundBins - 1 - static_cast<int>(threadIdx.x) / kShare;
     uint32_t rank = 0;  // of the last round
     uint32_t above_before = 0;
     uint2 sum = make_uint2(0, 0);  // of the cluster, of the blocks of lower rank
     uint2 above = sum;
     if (searches) {
-      shared_.bins[1 - round_ % 2][threadIdx.x] = 0;
+      if (writes) shared_.bins[1 - round_ % 2][bin] = 0;
       rank = shared_.crossing.rank;
       above_before = shared_.crossing.above_before;
       if constexpr (kClusterSize == 1) {
@@ -189,16 +198,21 @@ class ClusterSelect {
       } else {
         ptx::mbarrier_wait_cluster(&shared_.barriers[round_], 0);
 #pragma unroll
-        for (int peer = 0; peer < kClusterSize; ++peer) {
+        for (int i = 0; i < kClusterSize; i += kShare) {
+          int const peer = i + lane % kShare;
           uint32_t const count = shared_.gathered[round_ % 2][peer][bin];
           sum.x += count;
           sum.y += peer < block_rank() ? count : 0;
+        }
+        if constexpr (kShare == 2) {
+          sum.x += __shfl_xor_sync(kAllLanes, sum.x, 1);
+          sum.y += __shfl_xor_sync(kAllLanes, sum.y, 1);
         }
       }
       if constexpr (kClusterSize == 1) {
         above.x = ptx::warp_inclusive_sum(sum.x);
       } else {
-        above = ptx::warp_inclusive_sum(sum);
+        above = ptx::warp_inclusive_sum<kShare>(sum);
       }
       if (lane == 31) shared_.warp_sums[warp] = above;
     }
@@ -211,11 +225,11 @@ class ClusterSelect {
     above.x -= sum.x;
     above.y -= sum.y;
     above.y += above_before;
-    if (above.x < rank && rank <= counted) {
+    if (writes && above.x < rank && rank <= counted) {
       shared_.crossing =
           Crossing{static_cast<uint32_t>(bin), rank - above.x, sum.x, above.y, sum.y};
     }
-    if (bin == 0 && counted < rank) {
+    if (writes && bin == 0 && counted < rank) {
       shared_.crossing = Crossing{kRoundBins, rank - counted, 0, above.y + sum.y, 0};
     }
   }

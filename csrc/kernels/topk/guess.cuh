@@ -85,8 +85,8 @@ __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
   float const expected = top_k * density;
   float const deviation = __fsqrt_rn(expected);
   // A k-th best above the interval costs a round, one below it the count of all keys.
-  find_places<kThreads>(shared, static_cast<uint32_t>(expected + 3.0f * deviation + 2.0f),
-                        static_cast<uint32_t>(fmaxf(expected - 2.5f * deviation, 1.0f)));
+  find_places<kThreads, 4>(shared, static_cast<uint32_t>(expected + 3.0f * deviation + 2.0f),
+                           static_cast<uint32_t>(fmaxf(expected - 2.5f * deviation, 1.0f)));
   __syncthreads();
   uint32_t const high = shared.high.bin;
   if (shared.low.bin == high) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "dsa_ops/topk.h"
 #include "kernels/indexer/checks.h"
@@ -22,9 +23,11 @@ namespace {
 constexpr int64_t kLogitsBytes = topk_sm90::fused::kFusedBytes;
 constexpr int64_t kAlignment = 256;
 
-// Elements between the rows of the workspace's logits.
+// Elements between the rows of the workspace's logits. More columns than 32 bits count are none
+// that a call takes, but may be asked for.
 int64_t row_stride(int64_t columns) {
-  return round_up(std::max<int64_t>(columns, 1), kAlignment / sizeof(float));
+  constexpr int64_t kMaxColumns = std::numeric_limits<int32_t>::max();
+  return round_up(std::clamp<int64_t>(columns, 1, kMaxColumns), kAlignment / sizeof(float));
 }
 
 int64_t rows_per_chunk(int64_t columns) {
@@ -223,9 +226,10 @@ Status paged_indexer_topk(PagedIndexerTopkParams const& p, cudaStream_t stream) 
     if (!status.ok()) return status;
   }
   int64_t const max_rows = rows_per_chunk(columns);
-  bool const listed = scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
-                                                  std::min(num_rows, max_rows), scoring.next_n,
-                                                  columns, p.selection.top_k, device.num_sms);
+  bool const listed =
+      scoring.num_sms == 0 && topk_sm90::listed::lists_candidates(
+                                  std::min(num_rows, max_rows), scoring.next_n, scoring.num_heads,
+                                  columns, p.selection.top_k, device.num_sms);
   bool const owned = scoring.num_sms == 0 &&
                      topk_sm90::owned::owns_rows(num_rows, scoring.next_n, columns, device.num_sms);
   return for_each_chunk(num_rows, scoring.next_n, max_rows, [&](Chunk const& chunk) {

@@ -137,4 +137,8 @@ TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, RowStar
   return plan;
 }
 
+TopkPlan plan_portable(int64_t num_rows, int64_t num_columns, int32_t top_k) noexcept {
+  return gated_plan::make(num_rows, num_columns, top_k, 8);
+}
+
 }  // namespace dsa_ops::topk_sm90

@@ -34,4 +34,7 @@ enum class RowStarts {
 TopkPlan plan_topk(int64_t num_rows, int64_t num_columns, int32_t top_k, RowStarts starts,
                    int32_t num_sms) noexcept;
 
+// One of portable clusters, for a context that has no larger ones.
+TopkPlan plan_portable(int64_t num_rows, int64_t num_columns, int32_t top_k) noexcept;
+
 }  // namespace dsa_ops::topk_sm90

@@ -25,6 +25,15 @@ struct RowRange {
   }
 };
 
+// Has arguments in the constant cache before they are needed: a line of them comes when it is first
+// asked for. The row's width, without which no load begins; what a SlotMap is made of.
+__device__ __forceinline__ void touch_width(KernelArgs const& args) {
+  asm volatile("" ::"r"(args.num_columns));
+}
+__device__ __forceinline__ void touch_slots(KernelArgs const& args) {
+  asm volatile("" ::"r"(static_cast<uint32_t>(args.to_slots)), "l"(args.row_offsets));
+}
+
 // Positions to what is returned: moved by the row's offset, and slots of the row's request if asked
 // for.
 struct SlotMap {

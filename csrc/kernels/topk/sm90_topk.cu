@@ -73,7 +73,7 @@ Status launch_kernel(Launch const& launch) {
   if (Status status = allow_shared_memory<kKernel>(kMaxDynamicBytes, kOp); !status.ok()) {
     return status;
   }
-  if constexpr (kClusterSize > 8) {  // the portable limit
+  if constexpr (kClusterSize > kPortableCluster) {
     cudaError_t const error =
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return cuda_status(error, kOp);
@@ -90,7 +90,7 @@ Status launch_kernel(Launch const& launch) {
   config.stream = launch.stream;
   config.attrs = attributes;
   config.numAttrs = kClusterSize > 1 ? 2 : 1;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel, launch.args), kOp);
+  return cluster_status(cudaLaunchKernelEx(&config, kKernel, launch.args), kClusterSize, kOp);
 }
 
 template <LogitsType kType, int kClusterSize>
@@ -119,6 +119,15 @@ Status launch_as_planned(Launch const& launch) {
   }
 }
 
+Status launch_plan(TopkParams const& params, indexer::RowLengths const& lengths,
+                   TopkPlan const& plan, cudaStream_t stream) {
+  Launch const launch{kernel_args(params, lengths, plan.capacity, plan.window_words), plan,
+                      params.pdl, stream};
+  return params.logits_type == LogitsType::kFloat32
+             ? launch_as_planned<LogitsType::kFloat32>(launch)
+             : launch_as_planned<LogitsType::kBfloat16>(launch);
+}
+
 Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
                    cudaStream_t stream) {
   if (Status status = check(params); !status.ok()) return status;
@@ -127,11 +136,10 @@ Status launch_topk(TopkParams const& params, indexer::RowLengths const& lengths,
   if (params.num_rows == 0) return Status{};
   TopkPlan const plan = plan_topk(params.num_rows, params.num_columns, params.top_k,
                                   row_starts(params, lengths), device.num_sms);
-  Launch const launch{kernel_args(params, lengths, plan.capacity, plan.window_words), plan,
-                      params.pdl, stream};
-  return params.logits_type == LogitsType::kFloat32
-             ? launch_as_planned<LogitsType::kFloat32>(launch)
-             : launch_as_planned<LogitsType::kBfloat16>(launch);
+  Status const status = launch_plan(params, lengths, plan, stream);
+  if (status.code != kClusterTooLarge) return status;
+  TopkPlan const portable = plan_portable(params.num_rows, params.num_columns, params.top_k);
+  return launch_plan(params, lengths, portable, stream);
 }
 
 template <LogitsType kType>

@@ -58,11 +58,12 @@ struct Verdict {
 template <int kClusterSize>
 struct alignas(16) SelectStorage {
   uint32_t bins[2][kRoundBins + 4];  // of even and odd rounds
-  uint16_t gathered[2][kClusterSize > 1 ? kClusterSize : 0][kRoundBins];
+  // A block's lie 8 words beyond those of the block before, in other banks.
+  uint16_t gathered[2][kClusterSize > 1 ? kClusterSize : 0][kRoundBins + 16];
   alignas(16) uint32_t ranked[kRankedKeys];  // grouped by block
   uint32_t own_ranked[kClusterSize > 1 ? kRankedKeys : 0];
   uint64_t barriers[kMaxRounds + 1];
-  uint2 warp_sums[kSearchWarps];
+  uint2 warp_sums[2 * kSearchWarps];
   Crossing crossing;
   Verdict verdict;
   uint32_t num_ranked;

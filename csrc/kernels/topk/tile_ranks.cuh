@@ -12,6 +12,40 @@
 
 namespace dsa_ops::topk_sm90 {
 
+// Adds if a logit is not below a gate. In PTX, to be two instructions.
+__device__ __forceinline__ void add_if_from(uint32_t& sum, float logit, float gate,
+                                            uint32_t number) {
+  asm("{\n"
+      ".reg .pred passes;\n"
+      "setp.ge.f32 passes, %1, %2;\n"
+      "@passes add.u32 %0, %0, %3;\n"
+      "}"
+      : "+r"(sum)
+      : "f"(logit), "f"(gate), "r"(number));
+}
+
+// Set bits of a mask under a condition. In PTX, to be two instructions each.
+__device__ __forceinline__ void set_if_from(uint32_t& mask, uint32_t value, uint32_t least,
+                                            uint32_t bits) {
+  asm("{\n"
+      ".reg .pred taken;\n"
+      "setp.ge.u32 taken, %1, %2;\n"
+      "@taken or.b32 %0, %0, %3;\n"
+      "}"
+      : "+r"(mask)
+      : "r"(value), "r"(least), "r"(bits));
+}
+__device__ __forceinline__ void set_if_equal(uint32_t& mask, uint32_t value, uint32_t other,
+                                             uint32_t bits) {
+  asm("{\n"
+      ".reg .pred taken;\n"
+      "setp.eq.u32 taken, %1, %2;\n"
+      "@taken or.b32 %0, %0, %3;\n"
+      "}"
+      : "+r"(mask)
+      : "r"(value), "r"(other), "r"(bits));
+}
+
 // Ranks, in a warp, of the bits of its lanes' masks. Bit tile * kLogits + i is key i of the lane's
 // packet in a tile; positions ascend by tile, lane and i. Counts of all tiles share a word.
 template <int kLogits, int kTiles>
@@ -29,9 +63,16 @@ struct TileRanks {
     uint32_t own = 0;
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) own += __popc(mask >> i * kLogits & kTileMask) << i * kField;
-    uint32_t const inclusive = ptx::warp_inclusive_sum(own);
-    before = inclusive - own;
-    sums = __shfl_sync(kAllLanes, inclusive, 31);
+    sum_up(own);
+  }
+  // The bits are those of the logits from a gate on. A NaN is none.
+  __device__ __forceinline__ TileRanks(float const (&logits)[kLogits * kTiles], float gate) {
+    uint32_t own = 0;
+#pragma unroll
+    for (int i = 0; i < kLogits * kTiles; ++i) {
+      add_if_from(own, logits[i], gate, 1u << i / kLogits * kField);
+    }
+    sum_up(own);
   }
   __device__ __forceinline__ uint32_t total() const {
     uint32_t total = 0;
@@ -60,6 +101,13 @@ struct TileRanks {
       }
     });
   }
+
+ private:
+  __device__ __forceinline__ void sum_up(uint32_t own) {
+    uint32_t const inclusive = ptx::warp_inclusive_sum(own);
+    before = inclusive - own;
+    sums = __shfl_sync(kAllLanes, inclusive, 31);
+  }
 };
 
 // Where a key of a lane's packets lies in its warp's.
@@ -87,21 +135,20 @@ __device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t
       : "memory");
 }
 
-// Two stores, as one would put every pair into neighbouring registers, from the row's loads on.
-__device__ __forceinline__ void store_if(uint32_t taken, uint32_t bits, uint32_t& address,
-                                         Candidate const& value) {
+// If a logit is not below a gate, stores it as a candidate. Two stores, as one would put every pair
+// into neighbouring registers, from the row's loads on.
+__device__ __forceinline__ void store_if_from(float logit, float gate, uint32_t& address,
+                                              uint32_t position) {
   asm volatile(
       "{\n"
       ".reg .pred taken;\n"
-      ".reg .b32 own;\n"
-      "and.b32 own, %1, %2;\n"
-      "setp.ne.u32 taken, own, 0;\n"
-      "@taken st.shared.b32 [%0], %3;\n"
-      "@taken st.shared.b32 [%0 + 4], %4;\n"
+      "setp.ge.f32 taken, %1, %2;\n"
+      "@taken st.shared.f32 [%0], %1;\n"
+      "@taken st.shared.b32 [%0 + 4], %3;\n"
       "@taken add.u32 %0, %0, 8;\n"
       "}"
       : "+r"(address)
-      : "r"(taken), "r"(bits), "r"(value.bits), "r"(value.position)
+      : "f"(logit), "f"(gate), "r"(position)
       : "memory");
 }
 

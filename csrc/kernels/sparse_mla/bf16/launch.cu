@@ -24,8 +24,8 @@ Status launch_kernel(KernelArgs const& args, int num_sms, char const* op, cudaSt
     return status;
   }
   auto const blocks = static_cast<unsigned>(std::min<int64_t>(tiles, num_sms));
-  sm90_bf16_sparse_mla_kernel<Source><<<blocks, kThreads, kBytes, stream>>>(args);
-  return cuda_status(cudaGetLastError(), op);
+  return launch_grid(sm90_bf16_sparse_mla_kernel<Source>, args, dim3(blocks), kThreads, kBytes, op,
+                     stream);
 }
 
 template <class Source>

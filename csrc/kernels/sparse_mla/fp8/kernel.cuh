@@ -88,6 +88,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const thread = threadIdx.x & 127;
   constexpr int kConsumers = kThreads - 128;
   constexpr bool kPushes = kSplit == Split::kCluster;
+  using Few = FewParts<HeadTile, kSplit == Split::kThree ? 3 : 2>;
+  // Of two splits, each has one of warpgroups 1 and 2 join.
+  constexpr int kFactorThreads = kSplit == Split::kTwo ? 256 : kConsumers;
   auto const tile = [&args] { return tile_of<HeadTile::kHeads>(args, first_tile()); };
   if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
@@ -98,19 +101,22 @@ __global__ void __launch_bounds__(kThreads, 1)
       IndexList const list = index_list(args, tile());
       RingPlace<HeadTile::kStages> place;
       gather_tokens<true>(shared, args, list, place, true, thread);
-      if constexpr (kPushes) {
+      if constexpr (is_few(kSplit)) {
+        Few::stages(args).wait_until_free(shared, list.num_blocks);
+      } else if constexpr (kPushes) {
         PartStages<HeadTile>(args).wait_until_free(shared, list.num_blocks);
-        ptx::cluster_arrive_release();
       }
+      if constexpr (is_cluster(kSplit)) ptx::cluster_arrive_release();
     }
   } else if (warpgroup == 0) {
     if (threadIdx.x == 0) {
       init_barriers(shared);
       if constexpr (kPushes) expect_parts(shared, args, tile().split);
+      if constexpr (is_few(kSplit)) Few::expect(shared, tile().split);
     }
     __syncwarp();
     ptx::named_barrier_arrive(kBarriersReady, 256);
-    if constexpr (kPushes) ptx::cluster_arrive_relaxed();
+    if constexpr (is_cluster(kSplit)) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kConsumers);
     if constexpr (!kReadsOnce) {
@@ -118,15 +124,17 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else {
       ScoreWarpgroup<HeadTile> scores(shared, thread);
       scores.run(index_list(args, tile()).num_blocks);
-      if constexpr (kPushes) ptx::cluster_wait_acquire();
+      if constexpr (is_cluster(kSplit)) ptx::cluster_wait_acquire();
       scores.template finish<kSplit>(args, tile());
       if constexpr (kPushes) {
         if (thread < 32) weigh_parts(shared, args, tile(), thread);
       }
-      if constexpr (kSplit != Split::kScratch) ptx::named_barrier_arrive(kFactorReady, kConsumers);
+      if constexpr (kSplit != Split::kScratch) {
+        ptx::named_barrier_arrive(kFactorReady, kFactorThreads);
+      }
     }
   } else {
-    if constexpr (kPushes) ptx::cluster_arrive_relaxed();
+    if constexpr (is_cluster(kSplit)) ptx::cluster_arrive_relaxed();
     ptx::setmaxnreg_inc<kValueRegisters>();
     load_query_tile<256>(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
     ptx::fence_proxy_async();
@@ -139,6 +147,19 @@ __global__ void __launch_bounds__(kThreads, 1)
       if constexpr (kSplit == Split::kNone) {
         ptx::named_barrier_sync(kFactorReady, kConsumers);
         values.store(args, tile());
+      } else if constexpr (kSplit == Split::kTwo) {
+        ptx::cluster_wait_acquire();
+        if (warpgroup - 1 == tile().split) {
+          ptx::named_barrier_sync(kFactorReady, kFactorThreads);
+          values.template join_columns<2>(args, tile());
+        } else {
+          values.template push_columns<2>(args, tile().split);
+        }
+      } else if constexpr (kSplit == Split::kThree) {
+        ptx::cluster_wait_acquire();
+        values.template push_columns<3>(args, tile().split);
+        ptx::named_barrier_sync(kFactorReady, kFactorThreads);
+        values.template join_columns<3>(args, tile());
       } else {
         if constexpr (kPushes) ptx::cluster_wait_acquire();
         values.template hand_over_part<kPushes>(args, tile().split);

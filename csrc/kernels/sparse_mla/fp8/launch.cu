@@ -2,11 +2,10 @@
 #include "kernels/sparse_mla/fp8/launch.h"
 #include "kernels/sparse_mla/fp8/pair_launch.h"
 #include "kernels/sparse_mla/fp8/short.cuh"
+#include "kernels/sparse_mla/plan.h"
 
 namespace dsa_ops::sparse_mla::fp8 {
 namespace {
-
-constexpr int kPortableCluster = 8;  // blocks; an H100 also has clusters of 16
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 constexpr auto kKernel = sm90_fp8_sparse_mla_kernel<HeadTile, kSplit, kReadsOnce>;
@@ -32,11 +31,11 @@ Status launch_join(KernelArgs const& args, int64_t num_rows, int tile_heads, cha
 
 // The dynamic shared-memory window starts 1024-byte aligned: the kernel has no static shared
 // memory.
-template <auto kFunction, int kBytes, bool kCluster>
+template <auto kFunction, int kBytes, Split kSplit>
 Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaStream_t stream) {
   static_assert(kBytes <= 232448, "the tiles must fit the 227 KB of shared memory of a block");
   if (Status status = allow_shared_memory<kFunction>(kBytes, op); !status.ok()) return status;
-  if (kCluster && args.num_splits > kPortableCluster) {
+  if (is_cluster(kSplit) && args.num_splits > kPortableCluster) {
     cudaError_t const error =
         cudaFuncSetAttribute(kFunction, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return cuda_status(error, op);
@@ -50,14 +49,15 @@ Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaSt
   config.dynamicSmemBytes = kBytes;
   config.stream = stream;
   config.attrs = &cluster;
-  config.numAttrs = kCluster ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kFunction, args), op);
+  config.numAttrs = is_cluster(kSplit) ? 1 : 0;
+  int const cluster_size = is_cluster(kSplit) ? args.num_splits : 1;
+  return cluster_status(cudaLaunchKernelEx(&config, kFunction, args), cluster_size, op);
 }
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
 Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
-  return launch_function < kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
-         kSplit == Split::kCluster > (args, dim3(blocks, args.num_splits), op, stream);
+  return launch_function<kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
+                         kSplit>(args, dim3(blocks, args.num_splits), op, stream);
 }
 
 // No more rows than run at a time.
@@ -66,8 +66,28 @@ Status launch_short(KernelArgs const& all, int64_t num_rows, char const* op, cud
   KernelArgs args = all;
   args.limits_copies = false;  // warpgroup 3 has other work than to wait for tokens
   dim3 const grid(args.head_tiles, args.num_splits, static_cast<unsigned>(num_rows));
-  return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), true>(args, grid,
-                                                                                       op, stream);
+  return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), Split::kCluster>(
+      args, grid, op, stream);
+}
+
+template <class HeadTile>
+Status launch_cluster(KernelArgs const& args, int64_t num_rows, char const* op,
+                      cudaStream_t stream) {
+  uint32_t const tiles = args.num_tiles;
+  if constexpr (HeadTile::kHeads == kThreeSplitHeads) {
+    if (args.num_splits == 3) {
+      return launch_kernel<HeadTile, Split::kThree, true>(args, tiles, op, stream);
+    }
+  }
+  if constexpr (HeadTile::kHeads < 64) {
+    if (args.blocks_per_split <= kShortBlocks) {
+      return launch_short<HeadTile>(args, num_rows, op, stream);
+    }
+    if (args.num_splits > 2) {
+      return launch_kernel<HeadTile, Split::kCluster, true>(args, tiles, op, stream);
+    }
+  }
+  return launch_kernel<HeadTile, Split::kTwo, true>(args, tiles, op, stream);
 }
 
 template <int kHeads>
@@ -82,13 +102,13 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
                : launch_kernel<Tile, Split::kNone, false>(args, at_a_time, op, stream);
   }
   // A launch is split only where it runs at a time.
-  if constexpr (kHeads < 64) {
-    if (!through_scratch) {
-      if (args.blocks_per_split <= kShortBlocks) {
-        return launch_short<Tile>(args, num_rows, op, stream);
-      }
-      return launch_kernel<Tile, Split::kCluster, true>(args, tiles, op, stream);
-    }
+  if (!through_scratch) {
+    Status const status = launch_cluster<Tile>(args, num_rows, op, stream);
+    if (status.code != kClusterTooLarge) return status;
+    KernelArgs half = args;  // of 16 splits
+    half.num_splits /= 2;
+    half.blocks_per_split *= 2;
+    return launch_cluster<Tile>(half, num_rows, op, stream);
   }
   Status const status = launch_kernel<Tile, Split::kScratch, true>(args, tiles, op, stream);
   if (!status.ok()) return status;
@@ -135,11 +155,11 @@ Status launch(KernelArgs const& all, int64_t num_rows, int32_t tile_heads, bool 
     case 8: return launch_tiles<8>(args, num_rows, through_scratch, num_sms, op, stream);
     case 16: return launch_tiles<16>(args, num_rows, through_scratch, num_sms, op, stream);
     case 32: return launch_tiles<32>(args, num_rows, through_scratch, num_sms, op, stream);
-    default: return launch_tiles<64>(args, num_rows, true, num_sms, op, stream);
+    default: return launch_tiles<64>(args, num_rows, through_scratch, num_sms, op, stream);
   }
 }
 
-std::array<KernelEntry, 21> kernels() {
+std::array<KernelEntry, 26> kernels() {
   return {
       entry<8, Split::kNone, false>("8 heads of one row, FP8 paged cache"),
       entry<8, Split::kNone, true>("8 heads of one row, FP8 paged cache, one wave"),
@@ -156,6 +176,11 @@ std::array<KernelEntry, 21> kernels() {
       entry<16, Split::kScratch, true>("16 heads of one row and split, FP8 paged cache, scratch"),
       entry<32, Split::kScratch, true>("32 heads of one row and split, FP8 paged cache, scratch"),
       entry<64, Split::kScratch, true>("64 heads of one row and split, FP8 paged cache, scratch"),
+      entry<8, Split::kTwo, true>("8 heads of one row and half, FP8 paged cache, cluster"),
+      entry<16, Split::kTwo, true>("16 heads of one row and half, FP8 paged cache, cluster"),
+      entry<32, Split::kTwo, true>("32 heads of one row and half, FP8 paged cache, cluster"),
+      entry<64, Split::kTwo, true>("64 heads of one row and half, FP8 paged cache, cluster"),
+      entry<16, Split::kThree, true>("16 heads of one row and third, FP8 paged cache, cluster"),
       short_entry<8>("8 heads of one row and split of 128 tokens, FP8 paged cache"),
       short_entry<16>("16 heads of one row and split of 128 tokens, FP8 paged cache"),
       short_entry<32>("32 heads of one row and split of 128 tokens, FP8 paged cache"),

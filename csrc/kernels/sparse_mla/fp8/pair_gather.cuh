@@ -23,7 +23,7 @@ struct PairGather {
 
   // A step's probabilities of the own heads, and with the first what its references were raised by.
   __device__ __forceinline__ void forward() {
-    ptx::mbarrier_wait(&shared.probability_ready[source.slot], source.parity);
+    ptx::mbarrier_wait(&shared.probability_ready[warp >> 1][forwarded & 1], forwarded >> 1 & 1);
     if (ptx::elect_one()) {
       // For warpgroup 0, which has no time for it: no product or copy reads its stores before.
       ptx::fence_proxy_async();

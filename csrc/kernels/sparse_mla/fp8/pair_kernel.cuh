@@ -18,9 +18,11 @@ __device__ __forceinline__ void init_pair_barriers(SharedStorage<PairTile>& shar
   ptx::mbarrier_init(&shared.scores_done[0], 4);
   ptx::mbarrier_init(&shared.scores_done[1], 4);
   for (int slot = 0; slot < kPairSlots; ++slot) {
-    ptx::mbarrier_init(&shared.probability_ready[slot], 2);
     ptx::mbarrier_init(&shared.probability_full[slot], 2);
     ptx::mbarrier_init(&shared.probability_empty[slot], 16);
+  }
+  for (auto& half : shared.probability_ready) {
+    for (uint64_t& ready : half) ptx::mbarrier_init(&ready, 2);
   }
   ptx::mbarrier_init(&shared.factor_full, 2);
   ptx::mbarrier_init(&shared.factor_empty, 16);
@@ -85,7 +87,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   } else if (warpgroup == 0) {
     if (threadIdx.x == 0) init_pair_barriers(shared);
     __syncwarp();
-    ptx::named_barrier_arrive(kBarriersReady, 256);
     ptx::cluster_arrive_release();
     ptx::setmaxnreg_inc<kPairScoreRegisters>();
     ptx::named_barrier_sync(kQueryReady, kThreads - 128);

@@ -55,7 +55,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     PairRescale& rescale = shared.rescale[buffer][rank];
     if (thread_index() == 0) rescale.any = rescales;
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(&shared.probability_ready[target.slot]);
+    if (lane == 0) ptx::mbarrier_arrive(&shared.probability_ready[warp >> 1][buffer]);
     target.advance<2>();
   }
 

@@ -45,7 +45,10 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint64_t stage_free[kStages];        // 4 arrivals: the other block's gathering warps
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
   uint64_t scores_done[2];  // 4 arrivals: warpgroup 0, most of its products of a block issued
-  uint64_t probability_ready[kPairSlots];  // 2 arrivals: warps of warpgroup 0
+  // By half of a block and parity of its number, 2 arrivals: warps of warpgroup 0. Not by slot: the
+  // gathering warps of both halves take a slot in turn, and a warp that has not waited for a
+  // barrier's last phase would take it for the one after.
+  uint64_t probability_ready[2][2];
   // 2 arrivals (gathering warps) and the other block's probabilities, with the first 32 tokens of a
   // block its factors.
   uint64_t probability_full[kPairSlots];

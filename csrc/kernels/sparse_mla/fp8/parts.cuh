@@ -70,10 +70,12 @@ struct PartStages {
   static constexpr int kStages = HeadTile::kStages;
   int first, count;
 
-  __device__ __forceinline__ explicit PartStages(KernelArgs const& args) {
+  __device__ __forceinline__ explicit PartStages(KernelArgs const& args)
+      : PartStages(args, (args.num_splits - 1) * Share<HeadTile>(args.num_splits, 0).entries() *
+                             kEntryBytes) {}
+
+  __device__ __forceinline__ PartStages(KernelArgs const& args, uint32_t bytes) {
     constexpr uint32_t kStageBytes = kBlockTokens * kTokenPitch;
-    uint32_t const bytes =
-        (args.num_splits - 1) * Share<HeadTile>(args.num_splits, 0).entries() * kEntryBytes;
     count = static_cast<int>((bytes + kStageBytes - 1) / kStageBytes);
     first = args.blocks_per_split % kStages;
     if (first + count > kStages) first = 0;

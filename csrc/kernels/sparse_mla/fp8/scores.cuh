@@ -7,6 +7,7 @@
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/few_parts.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 #include "kernels/sparse_mla/fp8/tokens.cuh"
@@ -439,10 +440,12 @@ struct ScoreWarpgroup {
     if (thread >= HeadTile::kHeads) return;
     float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;
-    if constexpr (kSplit != Split::kNone) {
-      hand_over_sum<kSplit == Split::kCluster>(
-          shared, args, tile.split, thread,
-          make_float2(total == 0.f ? -INFINITY : reference, total));
+    float2 const sum = make_float2(total == 0.f ? -INFINITY : reference, total);
+    if constexpr (is_few(kSplit)) {
+      FewParts<HeadTile, kSplit == Split::kTwo ? 2 : 3>::weigh(shared, args, tile, thread, sum);
+      return;
+    } else if constexpr (kSplit != Split::kNone) {
+      hand_over_sum<kSplit == Split::kCluster>(shared, args, tile.split, thread, sum);
       return;
     }
     bool const empty = total == 0.f;

@@ -24,8 +24,12 @@ inline constexpr int kGatherRegisters = 24;
 inline constexpr int kLaunchRegisters = 128;  // per thread before the warpgroups trade theirs
 
 // Whether the splits of an index list are thread blocks of their own, and how their parts are
-// joined: pushed between the blocks of a cluster, or by a second kernel from scratch.
-enum class Split { kNone, kCluster, kScratch };
+// joined: pushed between the blocks of a cluster, two or three of them another way, or by a second
+// kernel from scratch.
+enum class Split { kNone, kCluster, kTwo, kThree, kScratch };
+
+constexpr bool is_few(Split split) { return split == Split::kTwo || split == Split::kThree; }
+constexpr bool is_cluster(Split split) { return split == Split::kCluster || is_few(split); }
 
 using cute::SM90::GMMA::Major;
 
@@ -89,7 +93,8 @@ struct alignas(1024) SharedStorage {
   // for them.
   float2 sum[kHeads / 8][128];
   alignas(16) float output_factor[kHeads];
-  // Of every split, by head of those that this block joins: reference and sum, later the weight.
+  // Of every split (of every other one: see few_parts.cuh), by head of those that this block joins:
+  // reference and sum, later the weight.
   alignas(16) float2 peer[kHeads + 2 * kMaxSplits];
   alignas(16) float rescale[2][kHeads];
   uint32_t rescales[2];  // whether any of `rescale` differs from 1
@@ -111,7 +116,7 @@ struct alignas(1024) SharedStorage {
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
   kQueryReady = 1,     // warpgroups 0, 1, 2; once
-  kFactorReady = 2,    // warpgroups 0, 1, 2; once a tile
+  kFactorReady = 2,    // warpgroups 0, 1, 2 (of Split::kTwo, 0 and the one that joins); once a tile
   kScoreVote = 3,      // warpgroup 0
   kBarriersReady = 4,  // warpgroups 0, 3; once
   kFactorFree = 5,     // warpgroups 0, 1, 2; once a tile but the last

@@ -4,6 +4,7 @@
 // every token it takes, and words of two tokens' bytes, interleaved, are its fragments.
 #pragma once
 #include "device/wgmma.cuh"
+#include "kernels/sparse_mla/fp8/few_parts.cuh"
 #include "kernels/sparse_mla/fp8/parts.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
 #include "kernels/sparse_mla/fp8/tokens.cuh"
@@ -116,6 +117,66 @@ struct ValueWarpgroup {
           words[pair] = ptx::pack_bf16(output[pair][i] * factor, output[pair][i + 2] * factor);
         }
         *reinterpret_cast<uint4*>(target) = make_uint4(words[0], words[1], words[2], words[3]);
+      }
+      target += (column & 1 ? 7 : 1) * args.out_head_stride;
+    }
+  }
+
+  // Split::kTwo and kThree: to each other split the columns that it joins.
+  template <int kSplits>
+  __device__ __forceinline__ void push_columns(KernelArgs const& args, int split) {
+    using Parts = FewParts<HeadTile, kSplits>;
+    int const thread = thread_index() & 127, warpgroup = (thread_index() >> 7) - 1;
+    uint32_t const barrier = ptx::shared_address(&shared.parts_full);
+    float const scale = ptx::power_of_two(-part_exponent(args));
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const to = kSplits == 2 ? split ^ 1 : Parts::joins(column);
+      if (to == split) continue;
+      int const i = (column >> 1) * 4 + (column & 1);
+      uint32_t const target =
+          Parts::address(shared, args, Parts::place(split, to), warpgroup, column, thread);
+      ptx::store_async(
+          ptx::map_to_rank(target, to),
+          pack_entries(make_float4(output[0][i], output[0][i + 2], output[1][i], output[1][i + 2]),
+                       make_float4(output[2][i], output[2][i + 2], output[3][i], output[3][i + 2]),
+                       scale),
+          ptx::map_to_rank(barrier, to));
+    }
+  }
+
+  // Once the weights are there: the columns that this split joins, to the output.
+  template <int kSplits>
+  __device__ __forceinline__ void join_columns(KernelArgs const& args, Tile const& tile) {
+    using Parts = FewParts<HeadTile, kSplits>;
+    int const thread = thread_index() & 127, warpgroup = (thread_index() >> 7) - 1;
+    int const first_head = quad_lane() * 2;
+    uint16_t* target = args.out + tile.row * args.out_row_stride +
+                       (tile.first_head + first_head) * args.out_head_stride + first_dim();
+    ptx::mbarrier_wait_cluster(&shared.parts_full, 0);
+#pragma unroll
+    for (int column = 0; column < kColumns; ++column) {
+      int const head = first_head + (column >> 1) * 8 + (column & 1);
+      int const i = (column >> 1) * 4 + (column & 1);
+      if (kSplits == 2 || Parts::joins(column) == tile.split) {
+        float const own = shared.output_factor[head];
+        float4 low = make_float4(output[0][i] * own, output[0][i + 2] * own, output[1][i] * own,
+                                 output[1][i + 2] * own);
+        float4 high = make_float4(output[2][i] * own, output[2][i + 2] * own, output[3][i] * own,
+                                  output[3][i + 2] * own);
+#pragma unroll
+        for (int place = 0; place < Parts::kOthers; ++place) {
+          uint4 const part =
+              ptx::load_shared_16(Parts::address(shared, args, place, warpgroup, column, thread));
+          float const weight = shared.peer[place * HeadTile::kHeads + head].x;
+          add_weighted(low, weight, make_uint2(part.x, part.y));
+          add_weighted(high, weight, make_uint2(part.z, part.w));
+        }
+        if (head < tile.heads) {
+          *reinterpret_cast<uint4*>(target) =
+              make_uint4(ptx::pack_bf16(low.x, low.y), ptx::pack_bf16(low.z, low.w),
+                         ptx::pack_bf16(high.x, high.y), ptx::pack_bf16(high.z, high.w));
+        }
       }
       target += (column & 1 ? 7 : 1) * args.out_head_stride;
     }

@@ -9,6 +9,28 @@
 
 namespace dsa_ops::topk_sm90::binned {
 
+// A sample as the map takes it: finite, NaN as the least.
+__device__ __forceinline__ float finite(float sample) {
+  constexpr float kHuge = 1e37f;
+  return fminf(fmaxf(sample, -kHuge), kHuge);
+}
+
+// Sorts one value of each lane, the same in all warps, the greatest first: every warp finds the
+// places of its share. The caller synchronises the block behind it.
+template <int kWarps>
+__device__ __forceinline__ void sort_by_warps(float (&sorted)[32], float value) {
+  constexpr int kShare = 32 / kWarps;
+  int const lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < kShare; ++i) {
+    int const own = static_cast<int>(threadIdx.x) / 32 * kShare + i;
+    float const own_value = __shfl_sync(kAllLanes, value, own);
+    bool const before = value > own_value || (value == own_value && lane < own);
+    uint32_t const place = __popc(__ballot_sync(kAllLanes, before));
+    if (lane == own) sorted[place] = value;
+  }
+}
+
 // One value of each lane, sorted: the greatest to lane 0.
 __device__ __forceinline__ float sort_lanes(float value) {
   int const lane = threadIdx.x % 32;
@@ -24,30 +46,39 @@ __device__ __forceinline__ float sort_lanes(float value) {
   return value;
 }
 
+// Ranks among 32 samples, the greatest having 0: that of the top_k-th best of a row on average, and
+// 3.5 deviations either side, which may be no sample's.
+struct SampleRanks {
+  int low;
+  int middle;
+  int high;
+
+  __device__ __forceinline__ SampleRanks(int top_k, int length) {
+    float const share = __fdividef(top_k, length);
+    float const expected = 32.0f * share;
+    float const margin = 3.5f * __fsqrt_rn(expected * (1.0f - share)) + 1.0f;
+    low = static_cast<int>(expected + margin);
+    middle = static_cast<int>(expected);
+    high = static_cast<int>(expected - margin) - 1;
+  }
+};
+
 // A bin for every logit, which never descends as logits ascend: equal logits share one, and NaN and
 // -inf have the first. Scale and offset are finite and the scale is normal and above zero, whatever
 // the samples.
 class BinMap {
  public:
-  // From a sample of each lane, of a row of `length` logits whose top_k-th best is sought.
-  __device__ __forceinline__ BinMap(float sample, int top_k, int length) {
-    constexpr float kHuge = 1e37f;
-    float const sorted = sort_lanes(fminf(fmaxf(sample, -kHuge), kHuge));
-    float const share = __fdividef(top_k, length);
-    float const expected = 32.0f * share;
-    float const margin = 3.5f * __fsqrt_rn(expected * (1.0f - share)) + 1.0f;
-    int const low_rank = static_cast<int>(expected + margin);
-    int const high_rank = static_cast<int>(expected - margin) - 1;
-    float low = __shfl_sync(kAllLanes, sorted, min(low_rank, 31));
-    float high = __shfl_sync(kAllLanes, sorted, max(high_rank, 0));
-    float const beyond =
-        0.5f * (__shfl_sync(kAllLanes, sorted, 0) - __shfl_sync(kAllLanes, sorted, 31));
-    int const middle = static_cast<int>(expected);
-    crowd_ = low_rank >= middle + 4 && low_rank < 32 &&
-             low == __shfl_sync(kAllLanes, sorted, min(middle, 31));
+  // sample_at(rank) is a finite sample, 0 <= rank < 32. By all lanes.
+  template <class SampleAt>
+  __device__ __forceinline__ BinMap(SampleRanks const& ranks, SampleAt const& sample_at) {
+    float low = sample_at(min(ranks.low, 31));
+    float high = sample_at(max(ranks.high, 0));
+    float const beyond = 0.5f * (sample_at(0) - sample_at(31));
+    float const middle = sample_at(min(ranks.middle, 31));
+    crowd_ = ranks.low >= ranks.middle + 4 && ranks.low < 32 && low == middle;
     crowd_value_ = low;
-    if (low_rank > 31) low -= beyond;
-    if (high_rank < 0) high += beyond;
+    if (ranks.low > 31) low -= beyond;
+    if (ranks.high < 0) high += beyond;
     // A width of nothing: all these samples are equal, which then have a bin of their own.
     float const least = fmaxf(1e-30f, 1e-6f * fmaxf(fabsf(low), fabsf(high)));
     scale_ = __fdividef(1.0f, fmaxf(high - low, least));

@@ -37,6 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
+  touch_width(args);
   ptx::wait_for_prior_kernels();
   // The loads of rows that start at zero need not wait for the row's end.
   bool const from_zero = args.row_starts == nullptr;
@@ -50,12 +51,15 @@ __global__ void __launch_bounds__(kThreads)
   Packets const packets(logits, span, 0, 1);
   float values[kThreadKeys];
   packets.load(values);
+  touch_slots(args);
   // While the loads are on their way.
   for (int i = opaque(threadIdx.x); i < kValueBins / 4; i += kThreads) {
     reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
   }
   if (threadIdx.x == 0) shared.num_listed = 0;
   if (from_zero) range = RowRange(args, opaque(blockIdx.x));
+  SampleRanks const ranks(args.top_k, range.length);
+  sort_by_warps<kWarps>(shared.samples, finite(sample));
   __syncthreads();
   if (range.length <= args.top_k) {
     write_whole_row<kThreads>(args, range, SlotMap(args, blockIdx.x), 0, 1,
@@ -63,7 +67,7 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
 
-  BinMap const bin_of(sample, args.top_k, range.length);
+  BinMap const bin_of(ranks, [&](int rank) { return shared.samples[rank]; });
   packets.drop_beyond(values, range.length);
   write_best<kType, false>(args, shared, bin_of, packets, values, range.length);
 }

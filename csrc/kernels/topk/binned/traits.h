@@ -25,6 +25,7 @@ struct alignas(128) SharedStorage {
   uint32_t warp_values[2][kWarps];
   uint32_t lowest[kWarps];
   uint32_t highest[kWarps];
+  float samples[32];                           // sorted
   uint16_t winners[kWarps][32 * kThreadKeys];  // by warp: their places in it
   SelectStorage<1> select;
 };

@@ -2,6 +2,8 @@
 #pragma once
 #include <cstdint>
 
+#include "device/ptx/mbarrier.cuh"
+#include "device/ptx/shared.cuh"
 #include "kernels/topk/binned/bin_map.cuh"
 #include "kernels/topk/binned/select_inside.cuh"
 #include "kernels/topk/binned/traits.h"
@@ -20,11 +22,13 @@ __device__ __forceinline__ uint32_t select_by_bins(SharedStorage& shared, BinMap
                                                    Packets const& packets,
                                                    float const (&values)[kThreadKeys], int length,
                                                    uint32_t top_k) {
+  // Of bin 0 of the map, whose bins do not begin with 0: so that no key needs a subtraction.
+  uint32_t const counts = ptx::shared_address(shared.bins) - sizeof(uint32_t) * BinMap::kFirstBin;
   uint32_t bins[kThreadKeys];
 #pragma unroll
   for (int i = 0; i < kThreadKeys; ++i) {
     bins[i] = bin_of(values[i]);
-    if (!kCounted) atomicAdd(&shared.bins[bins[i] - BinMap::kFirstBin], 1u);
+    if (!kCounted) ptx::increment_shared(counts + sizeof(uint32_t) * bins[i]);
   }
   if (!kCounted) __syncthreads();
   // The first bin holds what is not of the row, too.
@@ -36,8 +40,8 @@ __device__ __forceinline__ uint32_t select_by_bins(SharedStorage& shared, BinMap
   uint32_t inside = 0;  // keys in the bin
 #pragma unroll
   for (int i = 0; i < kThreadKeys; ++i) {
-    mask |= bins[i] >= surely ? 1u << i : 0;
-    inside |= bins[i] == bin ? 1u << i : 0;
+    set_if_from(mask, bins[i], surely, 1u << i);
+    set_if_equal(inside, bins[i], bin, 1u << i);
   }
   if (!settled && place.inside <= kListedKeys && place.bin != 0) {
     uint32_t const own = __popc(inside);

@@ -145,6 +145,40 @@ __device__ __forceinline__ uint32_t list_best(Storage& shared, Candidate* list,
   });
 }
 
+// Notes which logits of the thread's first packet are the tie beneath the gate, if the k-th best
+// seems to be that and no logits come before those packets.
+template <LogitsType kType, class Storage>
+__device__ __forceinline__ void note_ties(Storage& shared, Slice<kType> const& slice,
+                                          uint4 const& packet) {
+  if (!shared.gate.likely_tied || slice.head != 0) return;
+  float const tie = logit_of(shared.gate.key - 1);
+  float logits[Packet<kType>::kLogits];
+  Packet<kType>::unpack(packet, logits);
+  uint32_t bits = 0;
+#pragma unroll
+  for (int i = 0; i < Packet<kType>::kLogits; ++i) bits |= logits[i] == tie ? 1u << i : 0;
+  shared.tie_bits[opaque(threadIdx.x)] = static_cast<uint8_t>(bits);
+  if (threadIdx.x == 0) shared.ties_noted = true;
+}
+
+// Appends the first `wanted` of the ties that have been noted; false if there are fewer. Barriers:
+// the sum; the list.
+template <LogitsType kType, int kThreads, class Storage>
+__device__ __forceinline__ bool list_noted_ties(Storage& shared, Candidate* list, uint32_t tie,
+                                                uint32_t wanted) {
+  uint32_t bits = shared.tie_bits[opaque(threadIdx.x)];
+  uint32_t const counts[1] = {static_cast<uint32_t>(__popc(bits))};
+  BlockSums<kThreads, 1> const sums(shared.warp_sums[1], counts);
+  if (sums.total[0] < wanted) return false;
+#pragma unroll 1
+  for (uint32_t rank = sums.before[0]; bits != 0 && rank < wanted; bits &= bits - 1, ++rank) {
+    uint32_t const position = opaque(threadIdx.x) * Packet<kType>::kLogits + __ffs(bits) - 1;
+    list[rank] = Candidate{__float_as_uint(logit_of(tie)), position};
+  }
+  __syncthreads();
+  return true;
+}
+
 // Appends the slice's first `wanted` keys equal to `tie` to `count` candidates; returns how many
 // there were.
 template <int kThreads, class Storage, LogitsType kType>

@@ -26,6 +26,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
 
   ClusterSelect<kClusterSize, kThreads> selector(shared.select);
+  touch_width(args);
   ptx::wait_for_prior_kernels();
   {
     Assignment<kType> const own(args, blockIdx.x, kClusterSize);

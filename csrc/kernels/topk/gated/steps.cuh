@@ -45,12 +45,14 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
                                              Candidate* list, Assignment<kType> const& own,
                                              ClusterSelect<kClusterSize, kThreads>& selector) {
   Sample<kType, kThreads> const sample(own.logits, own.range.length);
+  touch_slots(args);
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
   if (threadIdx.x == 0) {
     shared.num_candidates = 0;
     shared.first_tie = kBeyondCapacity;
+    shared.ties_noted = false;
     shared.slice_begin = own.slice_begin;
     shared.slice_count = own.slice.count;
   }
@@ -60,8 +62,16 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
                               [&] { stream.begin(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
+  if constexpr (kClusterSize == 1) note_ties<kType>(shared, own.slice, stream.packets[0]);
   collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
-          own.slice, stream, logit_of(gate.key));
+          own.slice, stream, logit_of(shared.gate.key));
+  // Again, as to keep it would take too many registers.
+  if constexpr (kClusterSize > 1) {
+    if (shared.gate.likely_tied) {
+      stream.load(own.slice, 0, opaque(threadIdx.x));
+      note_ties<kType>(shared, own.slice, stream.packets[0]);
+    }
+  }
   __syncthreads();
 }
 
@@ -92,7 +102,11 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
   bool above_tie = shared.gate.above_tie;
   if (shared.gate.likely_tied) {  // the same in all blocks of the row
     uint32_t const wanted = args.top_k - min(count, static_cast<uint32_t>(args.top_k));
-    if (count <= capacity) {
+    if (count <= capacity && shared.ties_noted &&
+        list_noted_ties<kType, kThreads>(shared, list + count, low - 1, wanted)) {
+      if (threadIdx.x == 0) shared.first_tie = count;
+      count += wanted;
+    } else if (count <= capacity) {
       count = add_ties<kType, kClusterSize, kThreads>(args, shared, list, count, wanted);
     }
     above_tie = false;

@@ -45,6 +45,8 @@ struct alignas(128) SharedStorage {
   int32_t slice_begin;  // in the row
   int32_t slice_count;
   uint32_t first_tie;  // from this candidate on they are the tie's, in order
+  bool ties_noted;
+  uint8_t tie_bits[kThreads];  // of the tie in the slice's first packets, one of each thread
 };
 
 }  // namespace dsa_ops::topk_sm90::gated

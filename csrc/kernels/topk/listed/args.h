@@ -15,7 +15,8 @@ struct ListingArgs : indexer::PagedArgs {
   int32_t top_k;
 };
 
-// Of a row that the lists do not settle, `listing` is scored again, with logits.
+// A row that the lists do not settle is scored again, with logits: `listing` has row tiles of one
+// row.
 struct SelectArgs {
   ListingArgs listing;
   KernelArgs topk;

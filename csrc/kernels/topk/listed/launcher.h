@@ -14,7 +14,7 @@ Status launch_listing(ListingArgs const& args, int32_t num_heads, indexer::Launc
 Status launch_selection(SelectArgs const& args, int32_t num_heads, int32_t num_rows,
                         cudaStream_t stream, char const* op) noexcept;
 
-// A call of one row per request whose arguments have been checked. The logits of `scoring` are
+// A call that lists_candidates, whose arguments have been checked. The logits of `scoring` are
 // written only of rows that the lists do not settle.
 Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& selection,
                    void* workspace, cudaStream_t stream, char const* op) noexcept;

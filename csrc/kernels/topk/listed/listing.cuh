@@ -1,10 +1,12 @@
-// paged_indexer_logits for a selection, one row per request: logits are not stored; a block lists
-// those of its part of a row that may be among the row's best.
+// paged_indexer_logits for a selection, one or two rows per request: logits are not stored; a block
+// lists those of its part of a row that may be among the row's best.
 //
 // Pages, queries and barriers are those of sm90_paged_indexer_logits_kernel, but for the order of
 // the pages. The first pages of a part, each of another stratum of the row, are its sample: their
 // logits stay in shared memory until the math warps have found a gate from them. From then on a
-// logit that passes is listed at once. The math warps meet at a named barrier.
+// logit that passes is listed at once. The math warps meet at a named barrier. Two rows of a
+// request share the pages; each has a sample, a gate and a list of its own, and a lane one of the
+// rows.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -18,8 +20,8 @@ namespace dsa_ops::topk_sm90::listed {
 
 template <class Tile>
 struct alignas(1024) ListingStorage : indexer::PagedStorage<Tile> {
-  GateStorage gate;
-  uint32_t num_listed;
+  GateStorage gates[Tile::kQueries];
+  uint32_t num_listed[Tile::kQueries];
 };
 
 // A part's list; by the math lanes. Candidates of the sample, and those for which a lane has no
@@ -45,12 +47,9 @@ class PartList {
       append(logit, position);
     }
   }
-  // All lanes' columns to the list.
-  __device__ __forceinline__ void flush(int lane) {
-    uint32_t const inclusive = ptx::warp_inclusive_sum(waiting_);
-    uint32_t base = 0;
-    if (lane == 31) base = atomicAdd(count_, inclusive);
-    base = __shfl_sync(~0u, base, 31) + inclusive - waiting_;
+  // The lane's column to the list.
+  __device__ __forceinline__ void flush() {
+    uint32_t const base = atomicAdd(count_, waiting_);
     for (uint32_t i = 0; i < waiting_; ++i) store(base + i, column_[64 * i]);
   }
 
@@ -68,19 +67,30 @@ class PartList {
   uint32_t waiting_ = 0;
 };
 
+// Which logits of a row are listed.
+struct ListRule {
+  float gate;
+  int32_t zero_end;
+
+  __device__ __forceinline__ bool operator()(float logit, int32_t n) const {
+    return logit >= gate || (logit == 0.f && n < zero_end);
+  }
+};
+
 template <class Tile>
 __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& shared, int warp,
                                int lane) {
   using Block = indexer::PagedBlock<Tile>;
   using indexer::kPageKeys;
-  static_assert(Tile::kQueries == 1 && Block::kWarpgroups == 1 && !Block::kWeightsStaged);
+  constexpr int kRows = Tile::kQueries;
+  static_assert(kRows <= 2 && Block::kWarpgroups == 1 && !Block::kWeightsStaged);
   indexer::RingPosition<indexer::kQueryStages> queries;
   indexer::RingPosition<Block::kKeyStages> keys;
   indexer::MathRegisters<Tile> registers;
   uint64_t const first_keys = k_major_descriptor(ptx::shared_address(shared.keys));
   int const lane_key = indexer::key_of_lane(warp, lane);
-  bool const takes = indexer::query_of_lane(lane) == 0;
-  PartGate part_gate(shared.gate);
+  int const own = kRows == 2 ? indexer::query_of_lane(lane) : 0;  // of the tile's rows
+  bool const takes = kRows == 2 || indexer::query_of_lane(lane) == 0;
   int32_t const turn = static_cast<int32_t>(blockIdx.x * Block::kPerSm / gridDim.x);
   int32_t const sample_pages = kSamplePages - turn * kSampleSteps;
 
@@ -90,18 +100,19 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     int32_t const stages = piece.stages;
     if (stages == 0) return;
     int32_t const row = piece.first_row;
-    int32_t const length = piece.row_lengths[0];
+    int32_t const length = piece.row_lengths[own];
+    int32_t const longest = max(piece.row_lengths[0], piece.row_lengths[kRows - 1]);
     int32_t const first_place = piece.scan_begin / kPageKeys;
     float const* weights = args.weights + row * args.weights_row_stride;
-    indexer::load_weights<Tile>(registers.weights[0], lane, [&](int, int head) {
-      return float2{indexer::halve(__ldg(weights + head)),
-                    indexer::halve(__ldg(weights + head + 1))};
+    indexer::load_weights<Tile>(registers.weights[0], lane, [&](int query, int head) {
+      float const* at = weights + query * args.weights_row_stride + head;
+      return float2{indexer::halve(__ldg(at)), indexer::halve(__ldg(at + 1))};
     });
     uint64_t const query_tile = indexer::uniform_descriptor(
         k_major_descriptor(ptx::shared_address(shared.queries[queries.stage])));
     ptx::mbarrier_wait(&shared.query_full[queries.stage], queries.phase);
 
-    PagesByStrata const order(pages_of_length(length));
+    PagesByStrata const order(pages_of_length(longest));
     auto const first_key = [&](int32_t stage) {
       return order.page(first_place + stage) * kPageKeys;
     };
@@ -122,28 +133,38 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       keys.advance();
     };
 
-    int64_t const part = part_index(row, blockIdx.x);
-    PartList list(args.lists + part * kPartCandidates, shared.gate, &shared.num_listed, lane_key);
+    int64_t const first_part = part_index(row / kRows, blockIdx.x, kRows, 0);
+    auto const list_of = [&](int i) {
+      return PartList(args.lists + (first_part + i) * kPartCandidates, shared.gates[i],
+                      &shared.num_listed[i], lane_key);
+    };
+    PartList list = list_of(own);
     int32_t const sampled = min(stages, sample_pages);
+    GateStorage& own_gate = shared.gates[own];
 #pragma unroll 1
     for (int32_t s = 0; s < sampled; ++s) {
       score(s, [&](float logit, int32_t, bool exists) {
-        if (exists) part_gate.count(logit);
-        if (takes) shared.gate.sample[s * kPageKeys + lane_key] = exists ? logit : -INFINITY;
+        if (exists) PartGate(own_gate).count(logit);
+        if (takes) own_gate.sample[s * kPageKeys + lane_key] = exists ? logit : -INFINITY;
       });
     }
-    part_gate.find(sampled * kPageKeys, length, args.top_k);
-    float const gate = logit_of(part_gate.gate);
-    int32_t const zero_end = part_gate.zero_end;
-    auto const passes = [&](float logit, int32_t n) {
-      return logit >= gate || (logit == 0.f && n < zero_end);
-    };
-    for (int32_t i = threadIdx.x; i < sampled * kPageKeys; i += kLanes) {
-      float const logit = shared.gate.sample[i];
-      int32_t const n = first_key(i / kPageKeys) + i % kPageKeys;
-      if (passes(logit, n)) list.append(logit, n);
+    ListRule passes;
+    ListedPart headers[kRows];
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      PartGate found(shared.gates[i]);
+      found.find(sampled * kPageKeys, longest, args.top_k);
+      headers[i] = ListedPart{0, found.gate, found.high, found.zero_end};
+      ListRule const rule{logit_of(found.gate), found.zero_end};
+      if (i == own) passes = rule;
+      PartList from_sample = list_of(i);
+      for (int32_t j = threadIdx.x; j < sampled * kPageKeys; j += kLanes) {
+        float const logit = shared.gates[i].sample[j];
+        int32_t const n = first_key(j / kPageKeys) + j % kPageKeys;
+        if (rule(logit, n)) from_sample.append(logit, n);
+      }
     }
-    part_gate.meet();
+    PartGate(own_gate).meet();
 #pragma unroll 1
     for (int32_t s = sampled; s < stages; ++s) {
       score(s, [&](float logit, int32_t n, bool exists) {
@@ -152,20 +173,24 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     }
     ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
-    list.flush(lane);
-    part_gate.meet();
+    list.flush();
+    PartGate(own_gate).meet();
     if (threadIdx.x == 0) {
-      args.parts[part] = ListedPart{shared.num_listed, part_gate.gate, part_gate.high, zero_end};
-      shared.num_listed = 0;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        headers[i].count = shared.num_listed[i];
+        args.parts[first_part + i] = headers[i];
+        shared.num_listed[i] = 0;
+      }
     }
   }
 }
 
-template <int kHeads>
-__global__ void __launch_bounds__(indexer::PagedBlock<indexer::PagedTile<kHeads, 1>>::kThreads,
-                                  indexer::PagedBlock<indexer::PagedTile<kHeads, 1>>::kPerSm)
+template <int kHeads, int kRows>
+__global__ void __launch_bounds__(indexer::PagedBlock<ListingTile<kHeads, kRows>>::kThreads,
+                                  indexer::PagedBlock<ListingTile<kHeads, kRows>>::kPerSm)
     sm90_paged_indexer_lists_kernel(__grid_constant__ ListingArgs const args) {
-  using Tile = indexer::PagedTile<kHeads, 1>;
+  using Tile = ListingTile<kHeads, kRows>;
   using Block = indexer::PagedBlock<Tile>;
   extern __shared__ __align__(1024) uint8_t shared_memory[];
   auto& shared = *reinterpret_cast<ListingStorage<Tile>*>(shared_memory);
@@ -177,7 +202,7 @@ __global__ void __launch_bounds__(indexer::PagedBlock<indexer::PagedTile<kHeads,
     producer.plan();
   } else if (warp == 0) {
     if (lane == 0) {
-      shared.num_listed = 0;
+      for (uint32_t& count : shared.num_listed) count = 0;
       indexer::init_paged_barriers(static_cast<indexer::PagedStorage<Tile>&>(shared));
     }
   } else if (warp < Block::kMathWarps) {
@@ -185,9 +210,10 @@ __global__ void __launch_bounds__(indexer::PagedBlock<indexer::PagedTile<kHeads,
     indexer::prefetch_block_tables(args, static_cast<int32_t>(blockIdx.x) * kPrefetchThreads +
                                              static_cast<int32_t>(threadIdx.x) - 32);
   } else {
-    for (int i = static_cast<int>(threadIdx.x) - 32 * Block::kFillerWarp; i < kGateBins;
-         i += 32 * (Block::kThreads / 32 - Block::kFillerWarp)) {
-      shared.gate.bins[i] = 0;
+    constexpr int kFirst = 32 * (Block::kProducerWarp + 1);
+    for (int i = static_cast<int>(threadIdx.x) - kFirst; i < kGateBins / 2;
+         i += Block::kThreads - kFirst) {
+      for (GateStorage& gate : shared.gates) gate.bins[i] = 0;
     }
   }
   __syncthreads();

@@ -29,29 +29,30 @@ __device__ __forceinline__ int32_t pages_of_length(int32_t length) {
   return (length + indexer::kPageKeys - 1) / indexer::kPageKeys;
 }
 
-// The parts of a row: that of `first_block` and those of the next blocks.
-struct RowParts {
+// The parts of a request: that of `first_block` and those of the next blocks.
+struct RequestParts {
   int32_t first_block;
   int32_t count;
 
-  RowParts() = default;
+  RequestParts() = default;
   // By a whole warp: as the producers of the listing kernel share out the pages.
-  __device__ __forceinline__ RowParts(indexer::RowLengths const& lengths, int32_t num_rows,
-                                      int32_t row, int32_t unscored_length, int32_t blocks) {
+  __device__ __forceinline__ RequestParts(indexer::RowLengths const& lengths, int32_t num_requests,
+                                          int32_t request, int32_t unscored_length,
+                                          int32_t blocks) {
     auto const places = [&](int32_t of) {
-      int32_t const length = lengths.of(of, 0);
+      int32_t const length = max(lengths.of(of, 0), lengths.of(of, lengths.next_n - 1));
       return length <= unscored_length ? 0 : PagesByStrata(pages_of_length(length)).count();
     };
     int32_t before = 0;
     int32_t total = 0;
-    for (int32_t i = threadIdx.x % 32; i < num_rows; i += 32) {
+    for (int32_t i = threadIdx.x % 32; i < num_requests; i += 32) {
       int32_t const own = places(i);
       total += own;
-      before += i < row ? own : 0;
+      before += i < request ? own : 0;
     }
     before = __reduce_add_sync(~0u, before);
     total = __reduce_add_sync(~0u, total);
-    int32_t const own = places(row);
+    int32_t const own = places(request);
     int32_t const share = max((total + blocks - 1) / blocks, 1);
     first_block = before / share;
     count = own == 0 ? 0 : (before + own - 1) / share - first_block + 1;

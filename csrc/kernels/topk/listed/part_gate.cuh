@@ -53,10 +53,11 @@ class PartGate {
     if (logit > -INFINITY) add(gate_bin(logit));
   }
 
-  // From a sample that is counted and complete up to `sampled`; the bins are zero again afterwards.
-  // The rank is what top_k keys of the row have in the sample on average and eight deviations more.
-  __device__ __forceinline__ void find(int32_t sampled, int32_t row_length, int32_t top_k) {
-    float const expected = static_cast<float>(top_k) * sampled / row_length;
+  // From a sample that is counted and complete up to `sampled`, drawn evenly from `drawn_from`
+  // keys, all of the row's among them; the bins are zero again afterwards. The rank is what top_k
+  // keys of the row have in the sample on average and eight deviations more.
+  __device__ __forceinline__ void find(int32_t sampled, int32_t drawn_from, int32_t top_k) {
+    float const expected = static_cast<float>(top_k) * sampled / drawn_from;
     float const deviation = sqrtf(expected);
     uint32_t const rank = static_cast<uint32_t>(expected + 8.0f * deviation + 8.0f);
     float const few = expected - 3.0f * deviation;
@@ -71,7 +72,7 @@ class PartGate {
     if (low.inside - low.rank <= rank / 4) return;
     if (low.bin == kZeroBin) {
       gate = key_of(0.0f) + 1;
-      zero_end = end_of_zeros(rank - low.rank, low.inside, sampled, row_length, top_k);
+      zero_end = end_of_zeros(rank - low.rank, low.inside, sampled, drawn_from, top_k);
     } else {
       gate += narrow(sampled, gate, first_key_of_bin(low.bin + 1) - gate, low.rank);
     }
@@ -136,13 +137,13 @@ class PartGate {
   // ReLU zeros: before which position lie as many of them as the row's positive logits leave to be
   // found. Of both the sample is no more than an estimate.
   static __device__ __forceinline__ int32_t end_of_zeros(uint32_t positive, uint32_t zeros,
-                                                         int32_t sampled, int32_t row_length,
+                                                         int32_t sampled, int32_t drawn_from,
                                                          int32_t top_k) {
     float const fewest = positive - 4.0f * sqrtf(positive);
-    float const missing = top_k - fmaxf(fewest, 0.0f) * row_length / sampled;
+    float const missing = top_k - fmaxf(fewest, 0.0f) * drawn_from / sampled;
     if (missing <= 0.0f) return 0;
     float const end = 1.25f * missing * sampled / zeros + 256.0f;
-    return static_cast<int32_t>(fminf(end, row_length));
+    return static_cast<int32_t>(fminf(end, drawn_from));
   }
 
   // How far above `first` the rank-th best sample lies of those within `width` keys, in finer bins.

@@ -33,7 +33,7 @@ struct alignas(128) SelectStorage : gated::SharedStorage<1, kThreads> {
   uint32_t warp_words[3][kThreads / 32];  // see gather_parts
   uint32_t num_winners;
   int32_t row_length;
-  RowParts row_parts;
+  RequestParts parts_of_request;
 };
 
 using Selector = ClusterSelect<1, kThreads>;
@@ -46,15 +46,16 @@ struct RowGate {
   uint32_t count;     // candidates; more than any row can have if a list is full
 };
 
-// Reads the headers of a row's parts, one per thread. Barriers: the sum; the starts and parts.
+// Reads the headers of a row's parts, one per thread; every `stride`-th is the row's. Barriers: the
+// sum; the starts and parts.
 __device__ __forceinline__ RowGate gather_parts(SelectStorage& shared, ListedPart const* parts,
-                                                int32_t num_parts) {
+                                                int32_t stride, int32_t num_parts) {
   int const thread = static_cast<int>(opaque(threadIdx.x));
   int const warp = thread / 32;
   uint32_t count[1] = {0};
   RowGate row{0, 0, ~0u, 0};
   if (thread < num_parts) {
-    uint4 const raw = reinterpret_cast<uint4 const*>(parts)[thread];
+    uint4 const raw = reinterpret_cast<uint4 const*>(parts)[thread * stride];
     count[0] = raw.x <= kPartCandidates ? raw.x : kRowCandidates + 1;
     row = RowGate{raw.y, raw.z, raw.w, 0};
   }
@@ -84,7 +85,7 @@ __device__ __forceinline__ RowGate gather_parts(SelectStorage& shared, ListedPar
 // place of the list, and its key to keys[i]. Under a gate above zero, zeros from zero_end on are
 // none.
 __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Candidate const* lists,
-                                                RowGate const& row, Candidate* list,
+                                                int32_t stride, RowGate const& row, Candidate* list,
                                                 uint32_t (&keys)[kKeys]) {
   uint32_t const thread = threadIdx.x;
   uint32_t const zero_end = row.key > kZeroKey ? row.zero_end : ~0u;
@@ -95,7 +96,7 @@ __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Can
     if (index < row.count) {
       uint32_t part = shared.parts[index / 32];
       while (shared.starts[part + 1] <= index) ++part;
-      Candidate const* const first = lists + int64_t{part} * kPartCandidates;
+      Candidate const* const first = lists + int64_t{part} * stride * kPartCandidates;
       raw[i] = *reinterpret_cast<uint2 const*>(first + (index - shared.starts[part]));
     }
   }
@@ -115,12 +116,16 @@ __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Can
 __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStorage& shared,
                                               Selector& selector, Candidate* list,
                                               uint32_t (&keys)[kKeys]) {
-  int64_t const first = part_index(blockIdx.x, shared.row_parts.first_block);
-  RowGate row = gather_parts(shared, args.listing.parts + first, shared.row_parts.count);
+  int32_t const rows = args.listing.lengths.next_n;
+  int32_t const request = static_cast<int32_t>(blockIdx.x) / rows;
+  int64_t const first = part_index(request, shared.parts_of_request.first_block, rows,
+                                   static_cast<int32_t>(blockIdx.x) - request * rows);
+  RowGate row =
+      gather_parts(shared, args.listing.parts + first, rows, shared.parts_of_request.count);
   if (row.count > kRowCandidates || row.count < static_cast<uint32_t>(args.topk.top_k)) {
     return false;
   }
-  load_candidates(shared, args.listing.lists + first * kPartCandidates, row, list, keys);
+  load_candidates(shared, args.listing.lists + first * kPartCandidates, rows, row, list, keys);
   Interval interval{row.key, ~row.key, round_shift(max(row.high, row.key) - row.key)};
 #pragma unroll 1
   while (!selector.select(keys, interval)) {
@@ -250,11 +255,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.topk.capacity),
                          args.topk.window_words);
   if (threadIdx.x < 32) {
-    RowParts const parts(args.listing.lengths, args.listing.row_tiles, blockIdx.x,
-                         args.listing.unscored_length, args.listing_blocks);
+    int32_t const rows = args.listing.lengths.next_n;
+    RequestParts const parts(args.listing.lengths, static_cast<int32_t>(gridDim.x) / rows,
+                             static_cast<int32_t>(blockIdx.x) / rows, args.listing.unscored_length,
+                             args.listing_blocks);
     if (threadIdx.x == 0) {
       shared.num_winners = 0;
-      shared.row_parts = parts;
+      shared.parts_of_request = parts;
       shared.row_length = RowRange(args.topk, blockIdx.x).length;
     }
   }

@@ -21,9 +21,18 @@ inline constexpr uint32_t kPartCandidates = 4096;
 inline constexpr int kThreads = 1024;
 inline constexpr int kKeys = 8;
 inline constexpr int kRowCandidates = kThreads * kKeys;
-// Blocks that score at most, hence parts of a row: what 160 multiprocessors hold.
-inline constexpr int kMaxParts = 640;
+// Rows of a request that share its pages, and the head count whose tile of two rows leaves room for
+// two samples.
+inline constexpr int kMaxRowsOfRequest = 2;
+inline constexpr int kPairHeads = 64;
+// Blocks on a multiprocessor that score such rows.
+constexpr int listing_blocks_per_sm(int rows) { return rows == 1 ? 4 : 2; }
+template <int kHeads, int kRows>
+using ListingTile = indexer::PagedTile<kHeads, kRows, false, listing_blocks_per_sm(kRows)>;
+
 inline constexpr int32_t kMaxRows = 160;  // that select at once
+// Parts of a row at most: what as many multiprocessors score at once.
+inline constexpr int kMaxParts = kMaxRows * listing_blocks_per_sm(1);
 inline constexpr int kMaxListedTopk = 2048;
 // Groups of warps of a selecting block that score a row again.
 inline constexpr int kScorers = 4;
@@ -41,9 +50,11 @@ struct ListedPart {
   int32_t zero_end;  // above 0: the gate is just above zero, and zeros before this are listed too
 };
 
-// Parts are numbered as a walk along all rows meets them: either the row or the block is the next.
-__host__ __device__ inline int64_t part_index(int32_t row, int32_t block) {
-  return static_cast<int64_t>(row) + block;
+// Parts of requests are numbered as a walk along all of them meets them: either the request or the
+// block is the next. Each is as many parts of rows as a request has rows.
+__host__ __device__ inline int64_t part_index(int32_t request, int32_t block, int32_t rows,
+                                              int32_t row) {
+  return (static_cast<int64_t>(request) + block) * rows + row;
 }
 
 }  // namespace dsa_ops::topk_sm90::listed

@@ -212,7 +212,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   __syncthreads();
   int32_t const samples = min(pages, kWarpgroups * kSampleTurns);
-  binned::BinMap const bin_of(shared.samples[lane % samples], args.topk.top_k, length);
+  float const sorted = binned::sort_lanes(binned::finite(shared.samples[lane % samples]));
+  binned::BinMap const bin_of(binned::SampleRanks(args.topk.top_k, length),
+                              [&](int rank) { return __shfl_sync(kAllLanes, sorted, rank); });
   count_scored(shared, sampled_turns, sampled, length, warpgroup, bin_of);
 #pragma unroll 1
   while (turns != 0) {

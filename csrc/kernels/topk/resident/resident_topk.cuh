@@ -22,14 +22,6 @@
 
 namespace dsa_ops::topk_sm90::resident {
 
-// Bits of the logits that pass a gate. A NaN never passes.
-__device__ __forceinline__ uint32_t passing(float const (&logits)[kThreadKeys], float gate) {
-  uint32_t mask = 0;
-#pragma unroll
-  for (int i = 0; i < kThreadKeys; ++i) mask |= logits[i] >= gate ? 1u << i : 0;
-  return mask;
-}
-
 template <LogitsType kType>
 __global__ void __launch_bounds__(kThreads)
     resident_topk_kernel(__grid_constant__ KernelArgs const args) {
@@ -40,6 +32,7 @@ __global__ void __launch_bounds__(kThreads)
 
   int32_t const row = blockIdx.x / kClusterSize;
   int const rank = blockIdx.x % kClusterSize;
+  touch_width(args);
   ptx::wait_for_prior_kernels();
 
   // Rows that start at zero are cut by the width of the logits, so that their loads need not wait
@@ -55,6 +48,7 @@ __global__ void __launch_bounds__(kThreads)
   HeldPackets<kType, kThreadKeys> const packets(logits, span, rank, kClusterSize);
   float values[kThreadKeys];
   packets.load(values);
+  touch_slots(args);
   // While the loads are on their way.
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
@@ -76,7 +70,7 @@ __global__ void __launch_bounds__(kThreads)
   WarpList<kType> list(shared);
   bool listed = interval.shift != 0;  // else a crowd of equal keys would be
   if (listed) {
-    list.fill(passing(values, logit_of(interval.low)), values);
+    list.fill(values, logit_of(interval.low));
     listed = selector.select_visited([&](auto const& take) { list.visit(take); }, interval);
   }
   int32_t const own_row = opaque(blockIdx.x) / kClusterSize;

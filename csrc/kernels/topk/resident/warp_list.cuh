@@ -22,19 +22,18 @@ class WarpList {
   __device__ __forceinline__ explicit WarpList(SharedStorage& shared)
       : list_(shared.lists[threadIdx.x / 32]) {}
 
-  // Lists the logits whose bits are set.
-  __device__ __forceinline__ void fill(uint32_t mask, float const (&logits)[kThreadKeys]) {
+  // Lists the logits from a gate on. A NaN never passes.
+  __device__ __forceinline__ void fill(float const (&logits)[kThreadKeys], float gate) {
     constexpr int kLogits = Ranks::kTileLogits;
     uint32_t const first = ptx::shared_address(list_);
-    Ranks const ranks(mask);
+    Ranks const ranks(logits, gate);
     __syncwarp();
     ranks.visit_tiles([&](int tile, uint32_t rank) {
       uint32_t address = first + sizeof(Candidate) * rank;
 #pragma unroll
       for (int i = 0; i < kLogits; ++i) {
         int const bit = tile * kLogits + i;
-        store_if(mask, 1u << bit, address,
-                 Candidate{__float_as_uint(logits[bit]), warp_place<Ranks>(bit)});
+        store_if_from(logits[bit], gate, address, warp_place<Ranks>(bit));
       }
     });
     count_ = ranks.total();
@@ -61,28 +60,31 @@ class WarpList {
     return equal;
   }
 
-  // Calls take(rank, place) for the keys above the threshold and the first `ties` equal to it, and
-  // returns their number. By all lanes.
-  template <class Take>
-  __device__ __forceinline__ uint32_t visit_winners(uint32_t threshold, uint32_t ties,
-                                                    Take const& take) const {
-    uint32_t const lower_lanes = (1u << threadIdx.x % 32) - 1;
+  // What is behind the winners found so far.
+  struct Tally {
     uint32_t winners = 0;
-    uint32_t equal_before = 0;
-#pragma unroll 1
-    for (uint32_t first = 0; first < count_; first += 32) {
-      uint32_t const key = key_or_none(first);
-      uint32_t const equal = __ballot_sync(kAllLanes, key == threshold);
-      bool const tie_wins = equal_before + __popc(equal & lower_lanes) < ties;
-      bool const wins = key > threshold || (key == threshold && tie_wins);
-      uint32_t const winning = __ballot_sync(kAllLanes, wins);
-      if (wins)
-        take(winners + __popc(winning & lower_lanes), list_[first + threadIdx.x % 32].position);
-      winners += __popc(winning);
-      equal_before += __popc(equal);
+    uint32_t ties = 0;
+  };
+
+  // Calls take(rank, place) for the keys above the threshold and the first `ties` equal to it, of
+  // the 32 keys from `first` on. By all lanes.
+  template <class Take>
+  __device__ __forceinline__ void visit_winners(uint32_t first, uint32_t threshold, uint32_t ties,
+                                                Tally& tally, Take const& take) const {
+    uint32_t const lower_lanes = (1u << threadIdx.x % 32) - 1;
+    uint32_t const key = key_or_none(first);
+    uint32_t const equal = __ballot_sync(kAllLanes, key == threshold);
+    bool const tie_wins = tally.ties + __popc(equal & lower_lanes) < ties;
+    bool const wins = key > threshold || (key == threshold && tie_wins);
+    uint32_t const winning = __ballot_sync(kAllLanes, wins);
+    if (wins) {
+      take(tally.winners + __popc(winning & lower_lanes), list_[first + threadIdx.x % 32].position);
     }
-    return winners;
+    tally.winners += __popc(winning);
+    tally.ties += __popc(equal);
   }
+
+  __device__ __forceinline__ uint32_t count() const { return count_; }
 
  private:
   __device__ __forceinline__ uint32_t key_or_none(uint32_t first) const {
@@ -111,11 +113,28 @@ __device__ __forceinline__ void write_listed(SharedStorage& shared, WarpList<kTy
         verdict.equal_before + sum_of_lower_warps<kThreads>(shared.warp_values[0], equal);
     ties = verdict.ties - min(verdict.ties, before);
   }
-  uint32_t const winners = list.visit_winners(verdict.threshold, ties, [](uint32_t, uint32_t) {});
-  indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], winners);
-  list.visit_winners(verdict.threshold, ties, [&](uint32_t rank, uint32_t place) {
-    indices[rank] = slot(warp_position + place);
+  // Few lists have more than a key a lane.
+  using Tally = typename WarpList<kType>::Tally;
+  Tally first;
+  int32_t* target = nullptr;
+  int32_t position = 0;
+  list.visit_winners(0, verdict.threshold, ties, first, [&](uint32_t rank, uint32_t place) {
+    target = indices + rank;
+    position = warp_position + static_cast<int32_t>(place);
   });
+  Tally all = first;
+#pragma unroll 1
+  for (uint32_t i = 32; i < list.count(); i += 32) {
+    list.visit_winners(i, verdict.threshold, ties, all, [](uint32_t, uint32_t) {});
+  }
+  uint32_t const before = sum_of_lower_warps<kThreads>(shared.warp_values[1], all.winners);
+  if (target != nullptr) target[before] = slot(position);
+#pragma unroll 1
+  for (uint32_t i = 32; i < list.count(); i += 32) {
+    list.visit_winners(i, verdict.threshold, ties, first, [&](uint32_t rank, uint32_t place) {
+      indices[before + rank] = slot(warp_position + place);
+    });
+  }
 }
 
 }  // namespace dsa_ops::topk_sm90::resident
