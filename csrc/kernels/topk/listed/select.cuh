@@ -16,7 +16,6 @@
 
 #include "device/ptx/copy.cuh"
 #include "device/ptx/grid.cuh"
-#include "device/ptx/warpgroup.cuh"
 #include "kernels/indexer/sm90_paged.cuh"
 #include "kernels/topk/gated/steps.cuh"
 #include "kernels/topk/listed/args.h"
@@ -141,34 +140,21 @@ __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStor
 template <int kHeads>
 __device__ void score_row(ListingArgs const& args, void* memory, int32_t row) {
   using Tile = indexer::PagedTile<kHeads, 1>;
-  using Block = indexer::PagedBlock<Tile>;
   uintptr_t const aligned = (reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024;
   auto* const storages = reinterpret_cast<indexer::PagedStorage<Tile>*>(aligned);
-  constexpr int kMathWarps = Block::kMathWarps;
+  constexpr int kMathWarps = indexer::PagedBlock<Tile>::kMathWarps;
   int const warp = indexer::uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
   ptx::fence_proxy_async();  // the candidates were there
   if (threadIdx.x < kScorers) indexer::init_paged_barriers(storages[threadIdx.x]);
   __syncthreads();
-  // The warps that score take registers of the others, half of all, and give them back.
-  constexpr int kLaunchRegisters = 65536 / kThreads;
-  static_assert(2 * kScorers * kMathWarps * 32 == kThreads &&
-                    Block::kMathRegisters + indexer::kProducerRegisters <= 2 * kLaunchRegisters,
-                "The register split must fit what the launch allocates.");
+  // No trade of registers: what is live across it may lie in those that are given away.
   if (warp < kScorers * kMathWarps) {
-    ptx::setmaxnreg_inc<Block::kMathRegisters>();
     indexer::score_paged<Tile>(args, storages[warp / kMathWarps], warp % kMathWarps, lane);
-    __syncthreads();  // all of a warpgroup have their registers before any gives some back
-    ptx::setmaxnreg_dec<kLaunchRegisters>();
-  } else {
-    ptx::setmaxnreg_dec<indexer::kProducerRegisters>();
-    int const part = warp - kScorers * kMathWarps;
-    if (part < kScorers) {
-      indexer::PagedProducer<Tile>(args, storages[part], lane).run_part(row, part, kScorers);
-    }
-    __syncthreads();
-    ptx::setmaxnreg_inc<kLaunchRegisters>();
+  } else if (int const part = warp - kScorers * kMathWarps; part < kScorers) {
+    indexer::PagedProducer<Tile>(args, storages[part], lane).run_part(row, part, kScorers);
   }
+  __syncthreads();
 }
 
 // Where word w of the bitmap lies: neighbours in a list are a stratum apart, and would meet in one
