@@ -135,12 +135,15 @@ class PagedProducer {
     finish();
   }
 
-  // In place of plan and run: one of `parts` equal parts of a row tile, each of a page or more.
+  // In place of plan and run: one of `parts` equal parts of a row tile, which may have none.
   __device__ void run_part(int32_t row_tile, int32_t part, int32_t parts) {
     page_policy_ = ptx::evict_first_policy();
     Order const order(pages_of<Tile>(args_, row_tile));
     int32_t const places = order.count();
-    produce_piece(row_tile, order, places * part / parts, places * (part + 1) / parts);
+    int32_t const begin = places * part / parts;
+    int32_t const end = places * (part + 1) / parts;
+    // A piece without stages would end the math warps before its queries are here.
+    if (begin < end) produce_piece(row_tile, order, begin, end);
     finish();
   }
 

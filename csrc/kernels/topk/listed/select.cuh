@@ -158,8 +158,8 @@ __device__ void score_row(ListingArgs const& args, void* memory, int32_t row) {
   if (warp < kScorers * kMathWarps) {
     ptx::setmaxnreg_inc<Block::kMathRegisters>();
     indexer::score_paged<Tile>(args, storages[warp / kMathWarps], warp % kMathWarps, lane);
+    __syncthreads();  // all of a warpgroup have their registers before any gives some back
     ptx::setmaxnreg_dec<kLaunchRegisters>();
-    __syncthreads();
   } else {
     ptx::setmaxnreg_dec<indexer::kProducerRegisters>();
     int const part = warp - kScorers * kMathWarps;
