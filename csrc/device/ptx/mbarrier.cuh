@@ -14,6 +14,12 @@ __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t arriva
                : "memory");
 }
 
+// Ends a barrier's life. Only then may its memory hold anything else: where processes share the
+// device, words of barriers that had only been left turned up in what was stored there since.
+__device__ __forceinline__ void mbarrier_invalidate(uint64_t* barrier) {
+  asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
 // Makes initialised barriers visible to the async proxy (and to the cluster).
 __device__ __forceinline__ void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

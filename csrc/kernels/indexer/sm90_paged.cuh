@@ -181,6 +181,20 @@ __device__ __forceinline__ void init_paged_barriers(PagedStorage<Tile>& shared) 
   ptx::fence_mbarrier_init();
 }
 
+// Before the memory is used for anything else, by one thread.
+template <class Tile>
+__device__ __forceinline__ void invalidate_paged_barriers(PagedStorage<Tile>& shared) {
+  for (int i = 0; i < kQueryStages; ++i) {
+    ptx::mbarrier_invalidate(&shared.piece_full[i]);
+    ptx::mbarrier_invalidate(&shared.query_full[i]);
+    ptx::mbarrier_invalidate(&shared.query_empty[i]);
+  }
+  for (int i = 0; i < PagedBlock<Tile>::kKeyStages; ++i) {
+    ptx::mbarrier_invalidate(&shared.key_full[i]);
+    ptx::mbarrier_invalidate(&shared.key_empty[i]);
+  }
+}
+
 template <int kHeads, int kRows, bool kOnly>
 __global__ void __launch_bounds__(PagedBlock<PagedTile<kHeads, kRows, kOnly>>::kThreads,
                                   PagedBlock<PagedTile<kHeads, kRows, kOnly>>::kPerSm)

@@ -185,13 +185,14 @@ __device__ void score_row(ListingArgs const& args, void* memory, int32_t row) {
   ptx::fence_proxy_async();  // the candidates were there
   if (threadIdx.x < kScorers) indexer::init_paged_barriers(storages[threadIdx.x]);
   __syncthreads();
-  // No trade of registers (setmaxnreg) with a way back: with one, values of other warps turned up
-  // in what came after it, where sleeps or other processes shifted the warps against each other.
   if (warp < kScorers * kMathWarps) {
     score_part<Tile>(args, storages[warp / kMathWarps]);
   } else if (int const part = warp - kScorers * kMathWarps; part < kScorers) {
     indexer::PagedProducer<Tile>(args, storages[part], lane).run_part(row, part, kScorers);
   }
+  __syncthreads();
+  // The selection's memory again.
+  if (threadIdx.x < kScorers) indexer::invalidate_paged_barriers(storages[threadIdx.x]);
   __syncthreads();
 }
 
