@@ -2,6 +2,7 @@
 // cache.
 #pragma once
 #include "device/ptx/copy.cuh"
+#include "device/ptx/global.cuh"
 #include "device/ptx/warp.cuh"
 #include "device/ptx/warpgroup.cuh"
 #include "kernels/sparse_mla/fp8/tile.cuh"
@@ -16,7 +17,7 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
                                                         IndexList const& list, int32_t entry) {
   if (!list.is_key(entry)) return nullptr;
   uint32_t const index = static_cast<uint32_t>(entry);
-  uint32_t const page = index / args.page_size;
+  auto const page = static_cast<uint32_t>((uint64_t{index} * args.page_magic) >> args.page_shift);
   return args.kv + page * args.kv_stride_bytes +
          (index - page * args.page_size) * int64_t{kTokenBytes};
 }
@@ -36,16 +37,28 @@ struct TokenSource {
   }
 };
 
+// An entry of the first block of a thread block's only list, for a thread of warpgroup 3. Before
+// any branch: so the load is under way while the code of the role is fetched, cold. Whether
+// topk_lens leaves the entry in the list shows later.
+__device__ __forceinline__ int32_t load_first_entry(KernelArgs const& args, int64_t row, int split,
+                                                    int thread) {
+  int const position = split * args.blocks_per_split * kBlockTokens + ((thread & 96) >> 1) +
+                       (thread & (kWarpRows - 1));
+  bool const loads = thread >= kThreads - 128 && position < args.top_k;
+  return ptx::load_global_4(args.indices + row * args.indices_row_stride + position, loads);
+}
+
 // kReadsOnce: the L2 gives the tokens up first. A template, since a choice at every copy would cost
 // more than the copy. With args.limits_copies at most a block and a half are under way.
 template <bool kReadsOnce, class HeadTile>
 __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                               IndexList const& list, RingPlace<HeadTile::kStages>& place,
-                              bool first_tile, int thread) {
+                              bool first_tile, int thread, int32_t first_entry) {
   constexpr int kStages = HeadTile::kStages;
   int const warp = __shfl_sync(0xFFFFFFFFu, thread >> 5, 0);
   int const offset = warp * kWarpRows + (thread & (kWarpRows - 1));
-  int32_t entry = list.entry(0, offset);
+  constexpr bool kHasFirst = kReadsOnce && HeadTile::kListFirst;
+  int32_t entry = !kHasFirst ? list.entry(0, offset) : offset < list.length ? first_entry : -1;
   uint64_t const policy = ptx::evict_first_policy();
   // Only now: the first entries are under way.
   if (first_tile) ptx::named_barrier_sync(kBarriersReady, 256);
