@@ -12,12 +12,16 @@ namespace dsa_ops::sparse_mla::fp8 {
 // What an empty entry reads: zeros, with no branch around its copy.
 static __device__ uint4 zero_token[kTokenBytes / 16];
 
-// The address of an entry's token in the cache, or null when the entry is empty.
+// The address of an entry's token in the cache, or null when the entry is empty. kByProduct: the
+// page without a division.
+template <bool kByProduct>
 __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
                                                         IndexList const& list, int32_t entry) {
   if (!list.is_key(entry)) return nullptr;
   uint32_t const index = static_cast<uint32_t>(entry);
-  auto const page = static_cast<uint32_t>((uint64_t{index} * args.page_magic) >> args.page_shift);
+  uint32_t const page =
+      kByProduct ? static_cast<uint32_t>((uint64_t{index} * args.page_magic) >> args.page_shift)
+                 : index / args.page_size;
   return args.kv + page * args.kv_stride_bytes +
          (index - page * args.page_size) * int64_t{kTokenBytes};
 }
@@ -25,13 +29,14 @@ __device__ __forceinline__ uint8_t const* token_address(KernelArgs const& args,
 inline constexpr int kWarpRows = kBlockTokens / 4;  // tokens of a stage that a warp gathers
 
 // By a warp: where a lane's entry has its token, and which of the warp's entries have one.
+template <bool kByProduct = false>
 struct TokenSource {
   uint8_t const* address;
   uint32_t exists;  // by lane; lanes 16 on hold the same entries as lanes 0 on
 
   __device__ __forceinline__ TokenSource(KernelArgs const& args, IndexList const& list,
                                          int32_t entry)
-      : address(token_address(args, list, entry)),
+      : address(token_address<kByProduct>(args, list, entry)),
         exists(__ballot_sync(0xFFFFFFFFu, address != nullptr)) {
     if (address == nullptr) address = reinterpret_cast<uint8_t const*>(zero_token);
   }
@@ -57,14 +62,14 @@ __device__ void gather_tokens(SharedStorage<HeadTile>& shared, KernelArgs const&
   constexpr int kStages = HeadTile::kStages;
   int const warp = __shfl_sync(0xFFFFFFFFu, thread >> 5, 0);
   int const offset = warp * kWarpRows + (thread & (kWarpRows - 1));
-  constexpr bool kHasFirst = kReadsOnce && HeadTile::kListFirst;
+  constexpr bool kHasFirst = kReadsOnce && HeadTile::kShortStart;
   int32_t entry = !kHasFirst ? list.entry(0, offset) : offset < list.length ? first_entry : -1;
   uint64_t const policy = ptx::evict_first_policy();
   // Only now: the first entries are under way.
   if (first_tile) ptx::named_barrier_sync(kBarriersReady, 256);
 #pragma unroll 1
   for (int block = 0; block < list.num_blocks; ++block) {
-    TokenSource const source(args, list, entry);
+    TokenSource<HeadTile::kShortStart> const source(args, list, entry);
     entry = list.entry(block + 1, offset);
     int const stage = place.stage;
     uint32_t const parity = place.stage_parity ^ 1;

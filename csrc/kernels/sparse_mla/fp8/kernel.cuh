@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                       : tile_of<HeadTile::kHeads>(args, first_tile());
   };
   int32_t first_entry = -1;
-  if constexpr (kReadsOnce && HeadTile::kListFirst) {
+  if constexpr (kReadsOnce && HeadTile::kShortStart) {
     first_entry = load_first_entry(args, blockIdx.y, split_of_block(), threadIdx.x);
   }
   if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
