@@ -1,8 +1,24 @@
-// Predicated stores to global memory: what they store is computed whether or not they do.
+// Predicated access to global memory: what it stores or where it loads from is computed whether or
+// not it does.
 #pragma once
 #include <cstdint>
 
 namespace dsa_ops::ptx {
+
+// Of memory that the kernel does not write; -1 without a load. Stays where it is.
+__device__ __forceinline__ int32_t load_global_4(void const* source, bool loads) {
+  int32_t value;
+  asm volatile(
+      "{\n"
+      ".reg .pred loads;\n"
+      "setp.ne.u32 loads, %2, 0;\n"
+      "mov.b32 %0, -1;\n"
+      "@loads ld.global.nc.b32 %0, [%1];\n"
+      "}"
+      : "=r"(value)
+      : "l"(source), "r"(static_cast<uint32_t>(loads)));
+  return value;
+}
 
 __device__ __forceinline__ void store_global_4(void* target, uint32_t value, bool stores) {
   asm volatile(

@@ -14,8 +14,10 @@ struct KernelArgs {
   int64_t q_row_stride, q_head_stride;
   uint8_t const* kv;
   int64_t kv_stride_bytes;  // between rows (bf16) or pages (FP8 cache)
-  uint32_t page_size;       // FP8 cache only
-  int64_t num_keys;         // rows or slots; an index outside [0, num_keys) is empty
+  uint32_t page_size;       // of a cache
+  uint32_t page_magic;      // FP8 cache: a slot times it, shifted right, is the slot's page
+  uint32_t page_shift;
+  int64_t num_keys;  // rows or slots; an index outside [0, num_keys) is empty
   int32_t const* indices;
   int64_t indices_row_stride;
   int32_t const* topk_lens;  // nullable
@@ -43,6 +45,15 @@ struct KernelArgs {
   PackTile const* tiles;  // of a launch with packs: unions.tiles or unions.repairs
   Unions unions;
 };
+
+// Division by the page size as a product: exact below 2^31, where every slot is.
+inline void set_page_size(KernelArgs& args, uint32_t page_size) {
+  uint32_t log2_above = 0;
+  while ((uint64_t{1} << log2_above) < page_size) ++log2_above;
+  args.page_size = page_size;
+  args.page_shift = 31 + log2_above;
+  args.page_magic = static_cast<uint32_t>((uint64_t{1} << args.page_shift) / page_size + 1);
+}
 
 // The arguments that `Params` of prefill and of decode share. The caller adds its keys and its
 // plan.

@@ -52,7 +52,7 @@ KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& pla
   KernelArgs args = common_kernel_args(params);
   args.kv = static_cast<uint8_t const*>(params.kv_cache);
   args.kv_stride_bytes = params.page_stride_bytes;
-  args.page_size = static_cast<uint32_t>(params.page_size);
+  set_page_size(args, static_cast<uint32_t>(params.page_size));
   args.num_keys = params.num_pages * params.page_size;
   args.head_tiles = plan.head_tiles;
   args.num_splits = plan.num_splits;

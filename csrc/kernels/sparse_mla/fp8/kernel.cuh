@@ -33,7 +33,7 @@ __device__ __forceinline__ void gather_tiles(SharedStorage<HeadTile>& shared,
 #pragma unroll 1
   for (uint32_t number = first_tile(); number < args.num_tiles; number += tile_step()) {
     gather_tokens<false>(shared, args, index_list(args, tile_of<kHeads>(args, number)), place,
-                         number == first_tile(), thread);
+                         number == first_tile(), thread, -1);
   }
 }
 
@@ -91,7 +91,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   using Few = FewParts<HeadTile, kSplit == Split::kThree ? 3 : 2>;
   // Of two splits, each has one of warpgroups 1 and 2 join.
   constexpr int kFactorThreads = kSplit == Split::kTwo ? 256 : kConsumers;
-  auto const tile = [&args] { return tile_of<HeadTile::kHeads>(args, first_tile()); };
+  auto const tile = [&args] {
+    return kReadsOnce ? only_tile<HeadTile::kHeads>(args)
+                      : tile_of<HeadTile::kHeads>(args, first_tile());
+  };
+  int32_t first_entry = -1;
+  if constexpr (kReadsOnce && HeadTile::kShortStart) {
+    first_entry = load_first_entry(args, blockIdx.y, split_of_block(), threadIdx.x);
+  }
   if constexpr (kSplit == Split::kScratch) ptx::launch_dependent_kernels();
   if (warpgroup == 3) {
     ptx::setmaxnreg_dec<kGatherRegisters>();
@@ -100,7 +107,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else {
       IndexList const list = index_list(args, tile());
       RingPlace<HeadTile::kStages> place;
-      gather_tokens<true>(shared, args, list, place, true, thread);
+      gather_tokens<true>(shared, args, list, place, true, thread, first_entry);
       if constexpr (is_few(kSplit)) {
         Few::stages(args).wait_until_free(shared, list.num_blocks);
       } else if constexpr (kPushes) {

@@ -42,7 +42,7 @@ Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaSt
   }
   cudaLaunchAttribute cluster = {};
   cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {1, static_cast<unsigned>(args.num_splits), 1};
+  cluster.val.clusterDim = {1, 1, static_cast<unsigned>(args.num_splits)};
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(kThreads);
@@ -55,28 +55,31 @@ Status launch_function(KernelArgs const& args, dim3 grid, char const* op, cudaSt
 }
 
 template <class HeadTile, Split kSplit, bool kReadsOnce>
-Status launch_kernel(KernelArgs const& args, uint32_t blocks, char const* op, cudaStream_t stream) {
+Status launch_kernel(KernelArgs const& args, dim3 grid, char const* op, cudaStream_t stream) {
   return launch_function<kKernel<HeadTile, kSplit, kReadsOnce>, sizeof(SharedStorage<HeadTile>),
-                         kSplit>(args, dim3(blocks, args.num_splits), op, stream);
+                         kSplit>(args, grid, op, stream);
 }
 
-// No more rows than run at a time.
+// Of a launch with a thread block for every tile and split: no more than run at a time.
+dim3 whole_grid(KernelArgs const& args, int64_t num_rows) {
+  return dim3(args.head_tiles, static_cast<unsigned>(num_rows), args.num_splits);
+}
+
 template <class HeadTile>
 Status launch_short(KernelArgs const& all, int64_t num_rows, char const* op, cudaStream_t stream) {
   KernelArgs args = all;
   args.limits_copies = false;  // warpgroup 3 has other work than to wait for tokens
-  dim3 const grid(args.head_tiles, args.num_splits, static_cast<unsigned>(num_rows));
   return launch_function<kShortKernel<HeadTile>, sizeof(ShortStorage<HeadTile>), Split::kCluster>(
-      args, grid, op, stream);
+      args, whole_grid(args, num_rows), op, stream);
 }
 
 template <class HeadTile>
 Status launch_cluster(KernelArgs const& args, int64_t num_rows, char const* op,
                       cudaStream_t stream) {
-  uint32_t const tiles = args.num_tiles;
+  dim3 const grid = whole_grid(args, num_rows);
   if constexpr (HeadTile::kHeads == kThreeSplitHeads) {
     if (args.num_splits == 3) {
-      return launch_kernel<HeadTile, Split::kThree, true>(args, tiles, op, stream);
+      return launch_kernel<HeadTile, Split::kThree, true>(args, grid, op, stream);
     }
   }
   if constexpr (HeadTile::kHeads < 64) {
@@ -84,21 +87,21 @@ Status launch_cluster(KernelArgs const& args, int64_t num_rows, char const* op,
       return launch_short<HeadTile>(args, num_rows, op, stream);
     }
     if (args.num_splits > 2) {
-      return launch_kernel<HeadTile, Split::kCluster, true>(args, tiles, op, stream);
+      return launch_kernel<HeadTile, Split::kCluster, true>(args, grid, op, stream);
     }
   }
-  return launch_kernel<HeadTile, Split::kTwo, true>(args, tiles, op, stream);
+  return launch_kernel<HeadTile, Split::kTwo, true>(args, grid, op, stream);
 }
 
 template <int kHeads>
 Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scratch, int32_t num_sms,
                     char const* op, cudaStream_t stream) {
   using Tile = HeadTile<kHeads>;
-  uint32_t const tiles = args.num_tiles;
+  dim3 const grid = whole_grid(args, num_rows);
   if (args.num_splits == 1) {
     uint32_t const at_a_time = num_sms;
-    return tiles <= at_a_time
-               ? launch_kernel<Tile, Split::kNone, true>(args, tiles, op, stream)
+    return args.num_tiles <= at_a_time
+               ? launch_kernel<Tile, Split::kNone, true>(args, grid, op, stream)
                : launch_kernel<Tile, Split::kNone, false>(args, at_a_time, op, stream);
   }
   // A launch is split only where it runs at a time.
@@ -110,7 +113,7 @@ Status launch_tiles(KernelArgs const& args, int64_t num_rows, bool through_scrat
     half.blocks_per_split *= 2;
     return launch_cluster<Tile>(half, num_rows, op, stream);
   }
-  Status const status = launch_kernel<Tile, Split::kScratch, true>(args, tiles, op, stream);
+  Status const status = launch_kernel<Tile, Split::kScratch, true>(args, grid, op, stream);
   if (!status.ok()) return status;
   if (args.num_splits <= 4) return launch_join<4>(args, num_rows, kHeads, op, stream);
   if (args.num_splits <= 8) return launch_join<8>(args, num_rows, kHeads, op, stream);

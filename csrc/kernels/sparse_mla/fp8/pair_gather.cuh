@@ -61,7 +61,7 @@ struct PairGather {
     if (first_tile) ptx::cluster_wait_acquire();
 #pragma unroll 1
     for (int block = 0; block < list.num_blocks; ++block) {
-      TokenSource const source(args, list, entry);
+      TokenSource<> const source(args, list, entry);
       entry = list.entry(block + 1, offset);
       int const stage = place.stage;
       uint32_t const rank = ptx::cluster_rank();

@@ -105,7 +105,8 @@ __device__ __forceinline__ void expect_parts(SharedStorage<HeadTile>& shared,
 }
 
 __device__ __forceinline__ int64_t part_of_block(KernelArgs const& args) {
-  return static_cast<int64_t>(blockIdx.x) * args.num_splits + blockIdx.y;
+  int64_t const tile = static_cast<int64_t>(blockIdx.y) * args.head_tiles + blockIdx.x;
+  return tile * args.num_splits + blockIdx.z;
 }
 
 // A head's reference and sum, to where they are joined.

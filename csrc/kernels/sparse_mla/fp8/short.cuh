@@ -118,13 +118,6 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
   }
 };
 
-// The grid is head tiles, splits and rows: no division finds the row.
-template <int kHeads>
-__device__ __forceinline__ Tile short_tile(KernelArgs const& args) {
-  int const first_head = static_cast<int>(blockIdx.x) * kHeads;
-  return {blockIdx.z, first_head, min(kHeads, args.num_heads - first_head), split_of_block()};
-}
-
 // No setmaxnreg: 128 registers are enough for every role.
 template <class HeadTile>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -135,7 +128,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   int const warpgroup = __shfl_sync(0xFFFFFFFFu, threadIdx.x >> 7, 0);
   int const thread = threadIdx.x & 127;
   constexpr int kThree = kThreads - 128;
-  auto const tile = [&args] { return short_tile<HeadTile::kHeads>(args); };
+  auto const tile = [&args] { return only_tile<HeadTile::kHeads>(args); };
+  int32_t const first_entry = load_first_entry(args, blockIdx.y, split_of_block(), threadIdx.x);
   if (warpgroup == 1 || warpgroup == 2) {
     ptx::cluster_arrive_relaxed();
     load_query_tile<256>(shared, args, tile(), static_cast<int>(threadIdx.x) - 128);
@@ -154,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (block == 1) {
     ptx::cluster_arrive_relaxed();
     RingPlace<HeadTile::kStages> place;
-    gather_tokens<true>(shared, args, index_list(args, tile()), place, true, thread);
+    gather_tokens<true>(shared, args, index_list(args, tile()), place, true, thread, first_entry);
     ptx::named_barrier_sync(kSecondQueryReady, kThree);
   } else {
     if (threadIdx.x == 0) {

@@ -38,7 +38,7 @@ struct Tile {
 
 __device__ __forceinline__ int split_of_block() {
   uint32_t split;
-  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(split));
+  asm volatile("mov.u32 %0, %%ctaid.z;" : "=r"(split));
   return static_cast<int>(split);
 }
 
@@ -63,6 +63,14 @@ __device__ __forceinline__ Tile tile_of(KernelArgs const& args, uint32_t number)
   uint32_t const row = args.head_tiles == 1 ? number : number / args.head_tiles;
   int const first_head = (number - row * args.head_tiles) * kHeads;
   return {row, first_head, min(kHeads, args.num_heads - first_head), split_of_block()};
+}
+
+// Of a launch with a thread block for every tile and split: the grid is head tiles, rows and
+// splits, so that no division finds the row.
+template <int kHeads>
+__device__ __forceinline__ Tile only_tile(KernelArgs const& args) {
+  int const first_head = static_cast<int>(blockIdx.x) * kHeads;
+  return {blockIdx.y, first_head, min(kHeads, args.num_heads - first_head), split_of_block()};
 }
 
 // A thread block's first tile, and where there are more than thread blocks, how far its next is.

@@ -65,6 +65,10 @@ struct HeadTile {
   // Whether warpgroups 1 and 2 are let go once a block's scores but for the RoPE part are issued,
   // or once they are done.
   static constexpr bool kReleasesEarly = false;
+  // Whether a thread block with one list asks for its first entries before its roles part, and
+  // finds pages without a division. With 64 heads tokens sooner are a query, which is as much,
+  // later.
+  static constexpr bool kShortStart = kHeads_ < 64;
   static constexpr int kHeads = kHeads_;
   static constexpr int kStages = kHeads == 64 ? 3 : 4;
   static constexpr int kPanelBytes = kHeads * 128;  // 64 16-bit values per head, 128B swizzle
