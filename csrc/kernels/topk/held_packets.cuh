@@ -27,12 +27,16 @@ struct HeldPackets {
     logits = row + begin;
     shift = static_cast<int>(reinterpret_cast<uintptr_t>(logits) / sizeof(Element) % P::kLogits);
   }
+  // All of a row.
+  __device__ HeldPackets(Element const* row, int num_logits) : logits(row), begin(0), count(num_logits) {
+    shift = static_cast<int>(reinterpret_cast<uintptr_t>(logits) / sizeof(Element) % P::kLogits);
+  }
   // Index in the slice of the first logit of a warp, of a thread's packet.
   __device__ __forceinline__ int warp_first() const {
-    return static_cast<int>(threadIdx.x) / 32 * 32 * kKeys - shift;
+    return static_cast<int>(threadIdx.x / 32 * 32 * kKeys) - shift;
   }
   __device__ __forceinline__ int first(int tile) const {
-    int const lane = static_cast<int>(threadIdx.x) % 32;
+    int const lane = static_cast<int>(threadIdx.x % 32);
     return warp_first() + (tile * 32 + lane) * P::kLogits;
   }
 

@@ -41,23 +41,23 @@ __global__ void __launch_bounds__(kThreads)
   ptx::wait_for_prior_kernels();
   // The loads of rows that start at zero need not wait for the row's end.
   bool const from_zero = args.row_starts == nullptr;
+  int32_t const end = given_end(args, blockIdx.x);
   RowRange range{};
-  if (!from_zero) range = RowRange(args, blockIdx.x);
+  if (!from_zero) range = RowRange(args, blockIdx.x, end);
   int const span = from_zero ? args.num_columns : range.length;
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{blockIdx.x} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
   float const sample = sample_of_lane<kType>(logits, span);
-  Packets const packets(logits, span, 0, 1);
+  Packets const packets(logits, span);
   float values[kThreadKeys];
   packets.load(values);
-  touch_slots(args);
   // While the loads are on their way.
   for (int i = opaque(threadIdx.x); i < kValueBins / 4; i += kThreads) {
     reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
   }
-  if (threadIdx.x == 0) shared.num_listed = 0;
-  if (from_zero) range = RowRange(args, opaque(blockIdx.x));
+  prepare_output(args, shared);
+  if (from_zero) range = RowRange(args, opaque(blockIdx.x), end);
   SampleRanks const ranks(args.top_k, range.length);
   sort_by_warps<kWarps>(shared.samples, finite(sample));
   __syncthreads();

@@ -27,9 +27,12 @@ struct Assignment {
   Slice<kType> slice;
 
   __device__ __forceinline__ Assignment(KernelArgs const& args, uint32_t block, int cluster_size)
+      : Assignment(args, block, cluster_size, RowRange(args, block / cluster_size)) {}
+  __device__ __forceinline__ Assignment(KernelArgs const& args, uint32_t block, int cluster_size,
+                                        RowRange const& row_range)
       : row(block / cluster_size),
         rank(block % cluster_size),
-        range(args, row),
+        range(row_range),
         logits(static_cast<Element const*>(args.logits) + int64_t{row} * args.logits_row_stride +
                range.start),
         slice_begin(rank * slice_length(range.length, cluster_size)),
@@ -39,16 +42,13 @@ struct Assignment {
 
 inline constexpr uint32_t kBeyondCapacity = ~0u;
 
-// Finds a gate and lists the logits of the slice that pass it.
+// Finds a gate and lists the logits of the slice that pass it. The caller has prepared the selector
+// and cleared the bins and the bitmap.
 template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
 __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& shared,
                                              Candidate* list, Assignment<kType> const& own,
+                                             Sample<kType, kThreads>& sample,
                                              ClusterSelect<kClusterSize, kThreads>& selector) {
-  Sample<kType, kThreads> const sample(own.logits, own.range.length);
-  touch_slots(args);
-  selector.prepare(args.top_k);
-  clear_bins<kThreads>(shared.bins);
-  clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
   if (threadIdx.x == 0) {
     shared.num_candidates = 0;
     shared.first_tie = kBeyondCapacity;
@@ -56,10 +56,14 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
     shared.slice_begin = own.slice_begin;
     shared.slice_count = own.slice.count;
   }
-  Stream<kType, kThreads, packets_in_flight(kType, kClusterSize)> stream;
+  constexpr int kDepth = packets_in_flight(kType, kClusterSize);
+  constexpr int kEarly = early_packets(kClusterSize);
+  Stream<kType, kThreads, kDepth> stream;
+  stream.template begin<0, kEarly>(own.slice);
   selector.wait_for_cluster();
+  if constexpr (kClusterSize > 1) sample.drop_beyond(own.range.length);
   Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
-                              [&] { stream.begin(own.slice); });
+                              [&] { stream.template begin<kEarly, kDepth>(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
   if constexpr (kClusterSize == 1) note_ties<kType>(shared, own.slice, stream.packets[0]);
