@@ -27,7 +27,7 @@ REQUIRED: dict[str, set[str]] = {
     "merge_states_kernel": set(),
     "paged_row_lengths_kernel": set(),
     "owned_topk_kernel": {"QGMMA", "UTMALDG", "UBLKCP"},
-    "parts_topk_kernel": {"QGMMA", "UTMALDG", "UBLKCP"},
+    "parts_topk_kernel": {"QGMMA", "UTMALDG", "UBLKCP", "USETMAXREG"},
     "prepare_index_k_kernel": set(),
     "prepare_index_q_kernel": set(),
     "rescore_topk_kernel": {"QGMMA", "UTMALDG"},

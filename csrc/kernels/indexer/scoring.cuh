@@ -181,45 +181,6 @@ __device__ __forceinline__ float reduce_heads(float const (&bank)[Tile::kAccumul
   return __fadd_rn(keep, __shfl_xor_sync(~0u, give, 2));
 }
 
-// The logits of the warpgroup's 64 keys, short of their scale, for a tile of one query: products,
-// order of the sum and lanes as above, but 32 columns at a time and weights read where they are
-// needed, in half of the registers.
-template <class Tile>
-__device__ __forceinline__ float score_one_query(uint64_t keys, uint64_t queries,
-                                                 float const* weights, int lane) {
-  static_assert(Tile::kQueries == 1);
-  constexpr int kColumns = Tile::kHeads < 32 ? Tile::kHeads : 32;
-  using Instruction = typename ScoreInstruction<kColumns>::Type;
-  float sum[2] = {0.f, 0.f};
-#pragma unroll
-  for (int first = 0; first < Tile::kHeads; first += kColumns) {
-    float bank[kColumns / 2];
-    pin_registers(bank);
-    ptx::wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < kHeadDim / 32; ++step) {
-      wgmma_ss<Instruction>(bank, descriptor_at(keys, 32 * step),
-                            descriptor_at(queries, first * kHeadDim + 32 * step), step != 0);
-    }
-    ptx::wgmma_commit();
-    ptx::wgmma_wait<0>();
-    pin_registers(bank);
-#pragma unroll
-    for (int h = 0; h < kColumns / 4; ++h) {
-      float const weight = halve(weights[first + h / 2 * 8 + 2 * (lane % 4) + h % 2]);
-#pragma unroll
-      for (int key = 0; key < 2; ++key) {
-        float const score = twice_relu(bank[h / 2 * 4 + key * 2 + h % 2]);
-        sum[key] = first + h == 0 ? __fmul_rn(score, weight) : __fmaf_rn(score, weight, sum[key]);
-      }
-    }
-  }
-  float const keep = lane & 1 ? sum[1] : sum[0];
-  float const give = lane & 1 ? sum[0] : sum[1];
-  float const half = __fadd_rn(keep, __shfl_xor_sync(~0u, give, 1));
-  return __fadd_rn(half, __shfl_xor_sync(~0u, half, 2));
-}
-
 template <class Tile>
 struct MathRegisters {
   float banks[Tile::kBanks][Tile::kAccumulators];

@@ -16,6 +16,7 @@
 
 #include "device/ptx/copy.cuh"
 #include "device/ptx/grid.cuh"
+#include "device/ptx/warpgroup.cuh"
 #include "kernels/indexer/sm90_paged.cuh"
 #include "kernels/topk/gated/steps.cuh"
 #include "kernels/topk/listed/args.h"
@@ -135,62 +136,38 @@ __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStor
   return true;
 }
 
-// The math warps of one part of a row that is scored again: as indexer::score_paged, in few
-// registers. Weights are loaded for every page.
-template <class Tile>
-__device__ __forceinline__ void score_part(ListingArgs const& args,
-                                           indexer::PagedStorage<Tile>& shared) {
-  using Block = indexer::PagedBlock<Tile>;
-  static_assert(Block::kWarpgroups == 1);
-  ptx::mbarrier_wait(&shared.piece_full[0], 0);
-  // Read anew where it is needed: the products leave no register for it.
-  indexer::PagedPiece const volatile& piece = shared.pieces[0];
-  if (piece.stages == 0) return;
-  ptx::mbarrier_wait(&shared.query_full[0], 0);
-  indexer::RingPosition<Block::kKeyStages> keys;
-#pragma unroll 1
-  for (int32_t s = 0; s < piece.stages; ++s) {
-    ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
-    int const thread = static_cast<int>(opaque(threadIdx.x));
-    int const lane = thread % 32;
-    float const* weights = args.weights + int64_t{piece.first_row} * args.weights_row_stride;
-    asm volatile("" : "+l"(weights));  // read page by page
-    // Made anew for every page: their sums with all offsets would be kept.
-    uint64_t const page =
-        k_major_descriptor(ptx::shared_address(shared.keys) + keys.stage * Block::kStageBytes);
-    uint64_t const queries = k_major_descriptor(ptx::shared_address(shared.queries[0]));
-    float const sum = indexer::score_one_query<Tile>(
-        indexer::uniform_descriptor(page), indexer::uniform_descriptor(queries), weights, lane);
-    int const key = indexer::key_of_lane(thread / 32 % Block::kMathWarps, lane);
-    float const logit = __fmul_rn(sum, shared.scales[keys.stage][key]);
-    bool const present = shared.page_present[keys.stage][0] != 0;
-    ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
-    int32_t const n = piece.scan_begin + s * indexer::kPageKeys + key;
-    if (indexer::query_of_lane(lane) == 0 && n < piece.row_lengths[0]) {
-      args.logits[int64_t{piece.first_row} * args.logits_row_stride + n] =
-          present ? logit : -INFINITY;
-    }
-    keys.advance();
-  }
-}
-
+// Scores a row and stores its logits, a part of it each of kScorers groups of warps that do as the
+// blocks of the paged kernel do. The block meets before; its last barrier is that of the memory.
 template <int kHeads>
 __device__ void score_row(ListingArgs const& args, void* memory, int32_t row) {
   using Tile = indexer::PagedTile<kHeads, 1>;
+  using Block = indexer::PagedBlock<Tile>;
   uintptr_t const aligned = (reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024;
   auto* const storages = reinterpret_cast<indexer::PagedStorage<Tile>*>(aligned);
-  constexpr int kMathWarps = indexer::PagedBlock<Tile>::kMathWarps;
+  constexpr int kMathWarps = Block::kMathWarps;
   int const warp = indexer::uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
   ptx::fence_proxy_async();  // the candidates were there
   if (threadIdx.x < kScorers) indexer::init_paged_barriers(storages[threadIdx.x]);
   __syncthreads();
+  // The warps that score take registers of the others, half of all, and give them back.
+  constexpr int kLaunchRegisters = 65536 / kThreads;
+  static_assert(2 * kScorers * kMathWarps * 32 == kThreads &&
+                    Block::kMathRegisters + indexer::kProducerRegisters <= 2 * kLaunchRegisters,
+                "The register split must fit what the launch allocates.");
   if (warp < kScorers * kMathWarps) {
-    score_part<Tile>(args, storages[warp / kMathWarps]);
-  } else if (int const part = warp - kScorers * kMathWarps; part < kScorers) {
-    indexer::PagedProducer<Tile>(args, storages[part], lane).run_part(row, part, kScorers);
+    ptx::setmaxnreg_inc<Block::kMathRegisters>();
+    indexer::score_paged<Tile>(args, storages[warp / kMathWarps], warp % kMathWarps, lane);
+    __syncthreads();  // all of a warpgroup have their registers before any gives some back
+    ptx::setmaxnreg_dec<kLaunchRegisters>();
+  } else {
+    ptx::setmaxnreg_dec<indexer::kProducerRegisters>();
+    if (int const part = warp - kScorers * kMathWarps; part < kScorers) {
+      indexer::PagedProducer<Tile>(args, storages[part], lane).run_part(row, part, kScorers);
+    }
+    __syncthreads();
+    ptx::setmaxnreg_inc<kLaunchRegisters>();
   }
-  __syncthreads();
   // The selection's memory again.
   if (threadIdx.x < kScorers) indexer::invalidate_paged_barriers(storages[threadIdx.x]);
   __syncthreads();
