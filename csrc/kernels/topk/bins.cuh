@@ -32,7 +32,8 @@ __device__ __forceinline__ Place place_in_quad(uint4 const& counts, uint32_t fir
 // By all threads: where the low_rank-th and the high_rank-th best value lie, high_rank <= low_rank.
 // A rank that is 0 or above the number of values leaves its place as it is. One barrier; a named
 // one of the searching warps would do, but racecheck loses track of the block's barriers behind one
-// of those. kUnroll: bins looked at at once where the place is; registers for it are not everywhere.
+// of those. kUnroll: bins looked at at once where the place is; registers for it are not
+// everywhere.
 template <int kThreads, int kUnroll = 2>
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {

@@ -70,11 +70,12 @@ __device__ __forceinline__ uint32_t only_key(BinStorage& shared, uint32_t const 
 }
 
 // From samples (kNoKey is none) of which the whole block has `density` for each key of the row.
-// Calls samples_here() once all of them are. Barriers: the counts; the search; the places; the extremes, if a bin holds both places.
+// Calls samples_here() once all of them are. Barriers: the counts; the search; the places; the
+// extremes, if a bin holds both places.
 template <int kThreads, int kCount, class SamplesHere>
 __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
-                                                   uint32_t const (&samples)[kCount], int top_k, float density,
-                                                   SamplesHere const& samples_here) {
+                                                   uint32_t const (&samples)[kCount], int top_k,
+                                                   float density, SamplesHere const& samples_here) {
   // Beyond four powers of two a guess is none: ReLU zeros under the best scores, for example.
   constexpr uint32_t kMaxBins = 64;
 #pragma unroll

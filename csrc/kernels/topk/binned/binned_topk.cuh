@@ -34,6 +34,9 @@ __global__ void __launch_bounds__(kThreads)
     binned_topk_kernel(__grid_constant__ KernelArgs const args) {
   using Packets = HeldPackets<kType, kThreadKeys>;
   using Element = typename Packets::Element;
+  // The last packets wait for the samples, which would come later if they did not. Microseconds
+  // with 1, 2, 3, 4 float32 packets ahead: 128 x 8K 8.8, 8.8, 8.8, 9.2, 1 x 8K 7.0, 7.0, 6.9, 6.8.
+  constexpr int kEarlyTiles = Packets::kTiles - 1;
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
@@ -51,7 +54,7 @@ __global__ void __launch_bounds__(kThreads)
   float const sample = sample_of_lane<kType>(logits, span);
   Packets const packets(logits, span);
   float values[kThreadKeys];
-  packets.load(values);
+  packets.template load_tiles<0, kEarlyTiles>(values);
   // While the loads are on their way.
   for (int i = opaque(threadIdx.x); i < kValueBins / 4; i += kThreads) {
     reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
@@ -61,6 +64,7 @@ __global__ void __launch_bounds__(kThreads)
   SampleRanks const ranks(args.top_k, range.length);
   sort_by_warps<kWarps>(shared.samples, finite(sample));
   __syncthreads();
+  packets.template load_tiles<kEarlyTiles, Packets::kTiles>(values);
   if (range.length <= args.top_k) {
     write_whole_row<kThreads>(args, range, SlotMap(args, blockIdx.x), 0, 1,
                               args.indices + int64_t{blockIdx.x} * args.indices_row_stride);

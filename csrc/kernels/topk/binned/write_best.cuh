@@ -96,9 +96,9 @@ __device__ __forceinline__ Place count_in_bins(SharedStorage& shared, BinMap con
 __device__ __forceinline__ void prepare_output(KernelArgs const& args, SharedStorage& shared) {
   if (threadIdx.x != 0) return;
   shared.num_listed = 0;
-  shared.output = Output{args.indices + int64_t{opaque(blockIdx.x)} * args.indices_row_stride,
-                         args.row_offsets == nullptr ? 0 : args.row_offsets[opaque(blockIdx.x)],
-                         args.to_slots};
+  shared.output =
+      Output{args.indices + int64_t{opaque(blockIdx.x)} * args.indices_row_stride,
+             args.row_offsets == nullptr ? 0 : args.row_offsets[opaque(blockIdx.x)], args.to_slots};
 }
 
 // Writes the best of a row of `length` logits. Barriers: those of the selection; the warps' sums.

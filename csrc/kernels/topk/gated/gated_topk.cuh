@@ -29,21 +29,18 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   touch_width(args);
   ptx::wait_for_prior_kernels();
   {
-    // The samples of rows that start at zero need not wait for the row's end. With one block a row
-    // other rows' loads hide that wait, and samples of the row alone let fewer logits pass.
-    bool const from_zero = kClusterSize > 1 && args.row_starts == nullptr;
+    // The samples of rows that start at zero need not wait for the row's end.
+    bool const from_zero = samples_ahead(kClusterSize) && args.row_starts == nullptr;
     int32_t const row = blockIdx.x / kClusterSize;
     int32_t const end = given_end(args, row);
     RowRange range{};
     if (!from_zero) range = RowRange(args, row, end);
-    auto const* const logits =
-        static_cast<typename Packet<kType>::Element const*>(args.logits) +
-        int64_t{row} * args.logits_row_stride + (from_zero ? 0 : range.start);
+    auto const* const logits = static_cast<typename Packet<kType>::Element const*>(args.logits) +
+                               int64_t{row} * args.logits_row_stride +
+                               (from_zero ? 0 : range.start);
     Sample<kType, kThreads> sample(logits, from_zero ? args.num_columns : range.length);
     touch_slots(args);
-    selector.prepare(args.top_k);
-    clear_bins<kThreads>(shared.bins);
-    clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
+    prepare_listing(args, shared, list, selector);
     if (from_zero) range = RowRange(args, row, end);
     Assignment<kType> const own(args, blockIdx.x, kClusterSize, range);
     if (range.length <= args.top_k) {

@@ -42,8 +42,17 @@ struct Assignment {
 
 inline constexpr uint32_t kBeyondCapacity = ~0u;
 
-// Finds a gate and lists the logits of the slice that pass it. The caller has prepared the selector
-// and cleared the bins and the bitmap.
+// Before the barrier that list_passing() has first.
+template <int kClusterSize, int kThreads, class Storage>
+__device__ __forceinline__ void prepare_listing(KernelArgs const& args, Storage& shared,
+                                                Candidate* list,
+                                                ClusterSelect<kClusterSize, kThreads>& selector) {
+  selector.prepare(args.top_k);
+  clear_bins<kThreads>(shared.bins);
+  clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
+}
+
+// Finds a gate and lists the logits of the slice that pass it, behind prepare_listing().
 template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
 __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& shared,
                                              Candidate* list, Assignment<kType> const& own,
@@ -61,7 +70,7 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
   Stream<kType, kThreads, kDepth> stream;
   stream.template begin<0, kEarly>(own.slice);
   selector.wait_for_cluster();
-  if constexpr (kClusterSize > 1) sample.drop_beyond(own.range.length);
+  if constexpr (samples_ahead(kClusterSize)) sample.drop_beyond(own.range.length);
   Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
                               [&] { stream.template begin<kEarly, kDepth>(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;

@@ -63,8 +63,8 @@ __global__ void __launch_bounds__(kThreads)
   }
   int const valid = min(range.length - packets.begin, packets.count);
   float values[kThreadKeys];
-  Interval interval = sample.guess(shared.bins, range.length, span, args.top_k,
-                                   [&] { packets.load(values); });
+  Interval interval =
+      sample.guess(shared.bins, range.length, span, args.top_k, [&] { packets.load(values); });
   // No NaN passes any gate: they and -inf, one key, are not told apart by one above both.
   interval.low = max(interval.low, kWorstKey + 1);
   interval.range = ~interval.low;
