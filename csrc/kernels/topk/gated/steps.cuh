@@ -68,14 +68,11 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
   constexpr int kDepth = packets_in_flight(kType, kClusterSize);
   constexpr int kEarly = early_packets(kClusterSize);
   Stream<kType, kThreads, kDepth> stream;
-  bool const ahead = own.slice.num_packets >= kDepth * kThreads;
-  if (ahead) stream.template begin<0, kEarly>(own.slice);
+  stream.template begin<0, kEarly>(own.slice);
   selector.wait_for_cluster();
   if constexpr (samples_ahead(kClusterSize)) sample.drop_beyond(own.range.length);
-  Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k, [&] {
-    if (!ahead) stream.template begin<0, kEarly>(own.slice);
-    stream.template begin<kEarly, kDepth>(own.slice);
-  });
+  Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
+                              [&] { stream.template begin<kEarly, kDepth>(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
   if constexpr (kClusterSize == 1) note_ties<kType>(shared, own.slice, stream.packets[0]);
@@ -175,8 +172,11 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& s
     rule = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list + first_held<kThreads>(),
                                  keys, verdict, slice_count);
   }
+  // Listed ties lie close together. Where a thread has one word, that costs less than to tell them
+  // apart.
+  bool const crowded = kClusterSize <= 2 && shared.first_tie < count && slice_count > 32 * kThreads;
   WinnerOrder const order{bitmap, reinterpret_cast<uint16_t*>(shared.bins.bins),
-                          static_cast<uint32_t>(args.window_words), shared.first_tie < count};
+                          static_cast<uint32_t>(args.window_words), crowded};
   uint32_t const number = order_winners<kThreads>(shared.warp_sums, order, list, count, keys, rule,
                                                   slice_count, winners);
   __syncthreads();
