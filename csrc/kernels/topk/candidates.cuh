@@ -149,6 +149,19 @@ struct WinnerOrder {
   bool crowded;  // many winners share a word
 };
 
+// Writes the positions of a window's winners, each by the thread that holds it.
+template <int kThreads, int kKeys>
+__device__ __forceinline__ void write_held(WinnerOrder const& order, Candidate const* list,
+                                           uint32_t count, uint32_t const (&keys)[kKeys],
+                                           WinnerRule const& wins, uint32_t first_word,
+                                           uint32_t num_words, int32_t* winners) {
+  visit_winners<kThreads>(
+      list, count, keys, wins, first_word, num_words, [&](uint32_t word, uint32_t position) {
+        uint32_t const lower = order.bitmap[bitmap_place(word)] & ((1u << position % 32) - 1);
+        winners[order.ranks[word] + __popc(lower)] = static_cast<int32_t>(position);
+      });
+}
+
 // Writes the winners' positions in the slice to `winners` in ascending order, a window of the
 // bitmap at a time, and returns their number. A thread writes those of its words; if winners are
 // crowded, those that it holds, so that no thread has many more than others. Barriers of a window:
@@ -190,11 +203,7 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2],
         rank += __popc(bitmap[bitmap_place(word)]);
       }
       __syncthreads();
-      visit_winners<kThreads>(
-          list, count, keys, wins, first_word, num_words, [&](uint32_t word, uint32_t position) {
-            uint32_t const lower = bitmap[bitmap_place(word)] & ((1u << position % 32) - 1);
-            winners[order.ranks[word] + __popc(lower)] = static_cast<int32_t>(position);
-          });
+      write_held<kThreads>(order, list, count, keys, wins, first_word, num_words, winners);
       if (first_word + num_words < slice_words) {
         __syncthreads();
         clear_bitmap<kThreads>(bitmap, num_words);

@@ -195,8 +195,7 @@ __device__ __forceinline__ uint32_t winner_mask(uint32_t (&warp_values)[kThreads
   return mask;
 }
 
-// Writes what the bits of the warps' masks stand for, in order, from indices[0] on; bit 0 of lane 0
-// is at `warp_position`. One barrier.
+// Puts the places that a warp's bits stand for in order in shared memory.
 template <class Ranks, class Storage>
 __device__ __forceinline__ void gather_winners(Storage& shared, uint32_t mask, Ranks const& ranks) {
   constexpr int kLogits = Ranks::kTileLogits;
@@ -212,6 +211,8 @@ __device__ __forceinline__ void gather_winners(Storage& shared, uint32_t mask, R
   __syncwarp();
 }
 
+// Writes the `count` places that a warp has gathered from indices[0] on; place 0 is at
+// `warp_position`.
 template <class Storage>
 __device__ __forceinline__ void write_gathered(Storage& shared, uint32_t count, int warp_position,
                                                SlotMap const& slot, int32_t* indices) {
@@ -238,6 +239,8 @@ __device__ __forceinline__ void write_gathered(Storage& shared, uint32_t count, 
   for (uint32_t i = lane; i < count; i += 32) indices[i] = slot(warp_position + winners[i]);
 }
 
+// Writes what the bits of the warps' masks stand for, in order, from indices[0] on; bit 0 of lane 0
+// is at `warp_position`. One barrier.
 template <class Ranks, int kThreads, class Storage>
 __device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, int warp_position,
                                               SlotMap const& slot, int32_t* indices) {
