@@ -16,10 +16,24 @@ __device__ __forceinline__ void clear_bins(BinStorage& shared) {
   }
 }
 
+// Where the rank-th best of the values in four neighbouring bins lies.
+__device__ __forceinline__ Place place_in_quad(uint4 const& counts, uint32_t first_bin,
+                                               uint32_t rank) {
+  uint32_t const upper = counts.z + counts.w;
+  bool const in_upper = rank <= upper;
+  uint32_t const before = in_upper ? 0 : upper;
+  uint32_t const better = in_upper ? counts.w : counts.y;
+  uint32_t const worse = in_upper ? counts.z : counts.x;
+  uint32_t const bin = first_bin + (in_upper ? 2 : 0);
+  return rank <= before + better ? Place{bin + 1, rank - before, better}
+                                 : Place{bin, rank - before - better, worse};
+}
+
 // By all threads: where the low_rank-th and the high_rank-th best value lie, high_rank <= low_rank.
 // A rank that is 0 or above the number of values leaves its place as it is. One barrier; a named
 // one of the searching warps would do, but racecheck loses track of the block's barriers behind one
-// of those. kUnroll: bins read at once where the place is; registers for it are not everywhere.
+// of those. kUnroll: bins looked at at once where the place is; registers for it are not
+// everywhere.
 template <int kThreads, int kUnroll = 2>
 __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_rank,
                                             uint32_t high_rank) {
@@ -31,10 +45,11 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
   int const first = kBins - kBinsPerThread - kBinsPerThread * threadIdx.x;
   uint32_t sum = 0;
   uint32_t inclusive = 0;
+  uint4 quad;
   if (searches) {
 #pragma unroll
     for (int i = 0; i < kBinsPerThread; i += 4) {
-      uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
+      quad = *reinterpret_cast<uint4 const*>(&shared.bins[first + i]);
       sum += quad.x + quad.y + quad.z + quad.w;
     }
     inclusive = ptx::warp_inclusive_sum(sum);
@@ -46,6 +61,10 @@ __device__ __forceinline__ void find_places(BinStorage& shared, uint32_t low_ran
       inclusive - sum + __reduce_add_sync(kAllLanes, lane < warp ? shared.warp_sums[lane] : 0);
   auto const place = [&](Place& place, uint32_t rank) {
     if (above >= rank || above + sum < rank) return;
+    if constexpr (kBinsPerThread == 4 && kUnroll == kBinsPerThread) {
+      place = place_in_quad(quad, first, rank - above);
+      return;
+    }
     uint32_t before = above;
     Place found{};
 #pragma unroll kUnroll

@@ -123,33 +123,68 @@ __device__ __forceinline__ void clear_bitmap(uint32_t* bitmap, int num_words) {
   for (int i = threadIdx.x; i < num_words + num_words / 32; i += kThreads) bitmap[i] = 0;
 }
 
+// Calls take(word, position) for the winners whose word of the bitmap is one of num_words from
+// first_word on: the word counted from there.
+template <int kThreads, int kKeys, class Take>
+__device__ __forceinline__ void visit_winners(Candidate const* list, uint32_t count,
+                                              uint32_t const (&keys)[kKeys], WinnerRule const& wins,
+                                              uint32_t first_word, uint32_t num_words,
+                                              Take const& take) {
+  Candidate const* const own = list + first_held<kThreads>();
+  visit_held<kThreads, kKeys, 2>(count, [&](int i) {
+    uint32_t const pair[2] = {own[i * kThreads].position, own[(i + 1) * kThreads].position};
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      uint32_t const word = pair[j] / 32 - first_word;
+      if (word < num_words && wins(keys[i + j], pair[j])) take(word, pair[j]);
+    }
+  });
+}
+
+// Where the winners of a slice are put in order: a window of their bitmap, and ranks of its words.
+struct WinnerOrder {
+  uint32_t* bitmap;
+  uint16_t* ranks;
+  uint32_t window_words;
+  bool crowded;  // many winners share a word
+};
+
+// Writes the positions of a window's winners, each by the thread that holds it.
+template <int kThreads, int kKeys>
+__device__ __forceinline__ void write_held(WinnerOrder const& order, Candidate const* list,
+                                           uint32_t count, uint32_t const (&keys)[kKeys],
+                                           WinnerRule const& wins, uint32_t first_word,
+                                           uint32_t num_words, int32_t* winners) {
+  visit_winners<kThreads>(
+      list, count, keys, wins, first_word, num_words, [&](uint32_t word, uint32_t position) {
+        uint32_t const lower = order.bitmap[bitmap_place(word)] & ((1u << position % 32) - 1);
+        winners[order.ranks[word] + __popc(lower)] = static_cast<int32_t>(position);
+      });
+}
+
 // Writes the winners' positions in the slice to `winners` in ascending order, a window of the
-// bitmap at a time, and returns their number. Barriers of a window: the cleared bitmap; the set
-// bits; the block's sum.
+// bitmap at a time, and returns their number. A thread writes those of its words; if winners are
+// crowded, those that it holds, so that no thread has many more than others. Barriers of a window:
+// the cleared bitmap; the set bits; the block's sum; the ranks, if crowded.
 template <int kThreads, int kKeys, class WarpSums>
-__device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint32_t* bitmap,
-                                                  uint32_t window_words, Candidate const* list,
+__device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2],
+                                                  WinnerOrder const& order, Candidate const* list,
                                                   uint32_t count, uint32_t const (&keys)[kKeys],
                                                   WinnerRule const& wins, int slice_count,
                                                   int32_t* winners) {
+  uint32_t* const bitmap = order.bitmap;
   uint32_t const slice_words = (static_cast<uint32_t>(slice_count) + 31) / 32;
   uint32_t emitted = 0;
   int window = 0;
 #pragma unroll 1
-  for (uint32_t first_word = 0; first_word < slice_words; first_word += window_words, ++window) {
-    uint32_t const num_words = min(slice_words - first_word, window_words);
-    Candidate const* const own = list + first_held<kThreads>();
+  for (uint32_t first_word = 0; first_word < slice_words;
+       first_word += order.window_words, ++window) {
+    uint32_t const num_words = min(slice_words - first_word, order.window_words);
     if (window > 0) __syncthreads();
-    visit_held<kThreads, kKeys, 2>(count, [&](int i) {
-      uint32_t const pair[2] = {own[i * kThreads].position, own[(i + 1) * kThreads].position};
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        uint32_t const word = pair[j] / 32 - first_word;
-        if (word < num_words && wins(keys[i + j], pair[j])) {
-          atomicOr(&bitmap[bitmap_place(word)], 1u << pair[j] % 32);
-        }
-      }
-    });
+    visit_winners<kThreads>(list, count, keys, wins, first_word, num_words,
+                            [&](uint32_t word, uint32_t position) {
+                              atomicOr(&bitmap[bitmap_place(word)], 1u << position % 32);
+                            });
     __syncthreads();
     uint32_t const words_per_thread = (num_words + kThreads - 1) / kThreads;
     uint32_t const begin = min(threadIdx.x * words_per_thread, num_words);
@@ -161,14 +196,28 @@ __device__ __forceinline__ uint32_t order_winners(WarpSums (&warp_sums)[2], uint
     }
     BlockSums<kThreads, 1> const sums(warp_sums[1 - window % 2], counts);
     uint32_t rank = emitted + sums.before[0];
+    if (order.crowded) {
 #pragma unroll 1
-    for (uint32_t word = begin; word < end && counts[0] > 0; ++word) {
-      uint32_t bits = bitmap[bitmap_place(word)];
-      bitmap[bitmap_place(word)] = 0;
+      for (uint32_t word = begin; word < end; ++word) {
+        order.ranks[word] = static_cast<uint16_t>(rank);
+        rank += __popc(bitmap[bitmap_place(word)]);
+      }
+      __syncthreads();
+      write_held<kThreads>(order, list, count, keys, wins, first_word, num_words, winners);
+      if (first_word + num_words < slice_words) {
+        __syncthreads();
+        clear_bitmap<kThreads>(bitmap, num_words);
+      }
+    } else {
 #pragma unroll 1
-      while (bits != 0) {
-        winners[rank++] = (first_word + word) * 32 + __ffs(bits) - 1;
-        bits &= bits - 1;
+      for (uint32_t word = begin; word < end && counts[0] > 0; ++word) {
+        uint32_t bits = bitmap[bitmap_place(word)];
+        bitmap[bitmap_place(word)] = 0;
+#pragma unroll 1
+        while (bits != 0) {
+          winners[rank++] = (first_word + word) * 32 + __ffs(bits) - 1;
+          bits &= bits - 1;
+        }
       }
     }
     emitted += sums.total[0];

@@ -70,11 +70,12 @@ __device__ __forceinline__ uint32_t only_key(BinStorage& shared, uint32_t const 
 }
 
 // From samples (kNoKey is none) of which the whole block has `density` for each key of the row.
-// Barriers: the counts; the search; the places; the extremes, if a bin holds both places.
-template <int kThreads, int kCount>
+// Calls samples_here() once all of them are. Barriers: the counts; the search; the places; the
+// extremes, if a bin holds both places.
+template <int kThreads, int kCount, class SamplesHere>
 __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
                                                    uint32_t const (&samples)[kCount], int top_k,
-                                                   float density) {
+                                                   float density, SamplesHere const& samples_here) {
   // Beyond four powers of two a guess is none: ReLU zeros under the best scores, for example.
   constexpr uint32_t kMaxBins = 64;
 #pragma unroll
@@ -82,6 +83,7 @@ __device__ __forceinline__ Interval guess_interval(BinStorage& shared,
     if (samples[i] != kNoKey) atomicAdd(&shared.bins[GuessBins::of(samples[i])], 1u);
   }
   __syncthreads();
+  samples_here();
   float const expected = top_k * density;
   float const deviation = __fsqrt_rn(expected);
   // A k-th best above the interval costs a round, one below it the count of all keys.

@@ -14,6 +14,7 @@ template <LogitsType kType, int kKeys>
 struct HeldPackets {
   using P = Packet<kType>;
   using Element = typename P::Element;
+  static constexpr int kTiles = kKeys / P::kLogits;
 
   Element const* logits;  // of the slice's first logit
   int begin;              // its position in the row
@@ -27,12 +28,17 @@ struct HeldPackets {
     logits = row + begin;
     shift = static_cast<int>(reinterpret_cast<uintptr_t>(logits) / sizeof(Element) % P::kLogits);
   }
+  // All of a row.
+  __device__ HeldPackets(Element const* row, int num_logits)
+      : logits(row), begin(0), count(num_logits) {
+    shift = static_cast<int>(reinterpret_cast<uintptr_t>(logits) / sizeof(Element) % P::kLogits);
+  }
   // Index in the slice of the first logit of a warp, of a thread's packet.
   __device__ __forceinline__ int warp_first() const {
-    return static_cast<int>(threadIdx.x) / 32 * 32 * kKeys - shift;
+    return static_cast<int>(threadIdx.x / 32 * 32 * kKeys) - shift;
   }
   __device__ __forceinline__ int first(int tile) const {
-    int const lane = static_cast<int>(threadIdx.x) % 32;
+    int const lane = static_cast<int>(threadIdx.x % 32);
     return warp_first() + (tile * 32 + lane) * P::kLogits;
   }
 
@@ -41,15 +47,19 @@ struct HeldPackets {
     return warp_first() >= 0 && warp_first() + 32 * kKeys <= valid;
   }
   __device__ __forceinline__ void load(float (&values)[kKeys]) const {
+    load_tiles<0, kTiles>(values);
+  }
+  template <int kFrom, int kTo>
+  __device__ __forceinline__ void load_tiles(float (&values)[kKeys]) const {
     if (whole(count)) {
 #pragma unroll
-      for (int tile = 0; tile < kKeys / P::kLogits; ++tile) {
+      for (int tile = kFrom; tile < kTo; ++tile) {
         P::unpack(load_packet(logits + first(tile)), &values[tile * P::kLogits]);
       }
       return;
     }
 #pragma unroll
-    for (int i = 0; i < kKeys; ++i) {
+    for (int i = kFrom * P::kLogits; i < kTo * P::kLogits; ++i) {
       values[i] = holds(i, count) ? P::logit(logits[index(i)]) : no_logit();
     }
   }

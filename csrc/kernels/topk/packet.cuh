@@ -13,6 +13,7 @@ template <>
 struct Packet<LogitsType::kFloat32> {
   using Element = uint32_t;
   using Quad = uint4;
+  using Pair = uint2;
   static constexpr int kLogits = 4;
   static __device__ __forceinline__ float logit(Element element) {
     return __uint_as_float(element);
@@ -26,12 +27,17 @@ struct Packet<LogitsType::kFloat32> {
   static __device__ __forceinline__ void unpack_quad(Quad raw, float* logits) {
     unpack(raw, logits);
   }
+  static __device__ __forceinline__ void unpack_pair(Pair raw, float* logits) {
+    logits[0] = __uint_as_float(raw.x);
+    logits[1] = __uint_as_float(raw.y);
+  }
 };
 
 template <>
 struct Packet<LogitsType::kBfloat16> {
   using Element = uint16_t;
   using Quad = uint2;
+  using Pair = uint32_t;
   static constexpr int kLogits = 8;
   static __device__ __forceinline__ float logit(Element element) {
     return __uint_as_float(static_cast<uint32_t>(element) << 16);
@@ -50,6 +56,10 @@ struct Packet<LogitsType::kBfloat16> {
     logits[2] = __uint_as_float(raw.y << 16);
     logits[3] = __uint_as_float(raw.y & 0xFFFF0000u);
   }
+  static __device__ __forceinline__ void unpack_pair(Pair raw, float* logits) {
+    logits[0] = __uint_as_float(raw << 16);
+    logits[1] = __uint_as_float(raw & 0xFFFF0000u);
+  }
 };
 
 __device__ __forceinline__ uint4 load_packet(void const* address) {
@@ -59,30 +69,6 @@ __device__ __forceinline__ uint4 load_packet(void const* address) {
                : "l"(address)
                : "memory");
   return value;
-}
-
-// A quad of neighbours, if asked for: no branch, behind which other loads would be issued first.
-__device__ __forceinline__ void load_quad_if(bool wanted, uint4 const* address, uint4& value) {
-  asm volatile(
-      "{\n"
-      ".reg .pred wanted;\n"
-      "setp.ne.u32 wanted, %5, 0;\n"
-      "@wanted ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];\n"
-      "}"
-      : "+r"(value.x), "+r"(value.y), "+r"(value.z), "+r"(value.w)
-      : "l"(address), "r"(static_cast<uint32_t>(wanted))
-      : "memory");
-}
-__device__ __forceinline__ void load_quad_if(bool wanted, uint2 const* address, uint2& value) {
-  asm volatile(
-      "{\n"
-      ".reg .pred wanted;\n"
-      "setp.ne.u32 wanted, %3, 0;\n"
-      "@wanted ld.global.L1::no_allocate.v2.u32 {%0, %1}, [%2];\n"
-      "}"
-      : "+r"(value.x), "+r"(value.y)
-      : "l"(address), "r"(static_cast<uint32_t>(wanted))
-      : "memory");
 }
 
 // No candidate: a logit that no gate lets pass.

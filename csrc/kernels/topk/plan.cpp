@@ -90,6 +90,8 @@ using namespace gated;
 
 // Longer slices are ordered a window at a time.
 constexpr int64_t kMaxWindowWords = 4096;
+static_assert(kMaxWindowWords * sizeof(uint16_t) <= sizeof(BinStorage::bins),
+              "The ranks of a window's words take the place of the bins.");
 
 size_t storage_bytes(int32_t cluster_size) {
   switch (cluster_size) {

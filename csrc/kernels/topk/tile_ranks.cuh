@@ -74,6 +74,16 @@ struct TileRanks {
     }
     sum_up(own);
   }
+  // One more bit, at a place of the warp's; those of other warps' places are the same.
+  __device__ __forceinline__ void add(uint32_t& mask, uint32_t place) {
+    uint32_t const tile = place / (32 * kLogits) % kTiles;
+    uint32_t const of_lane = place / kLogits % 32;
+    uint32_t const lane = threadIdx.x % 32;
+    uint32_t const one = 1u << tile * kField;
+    sums += one;
+    before += lane > of_lane ? one : 0;
+    mask |= lane == of_lane ? 1u << (tile * kLogits + place % kLogits) : 0;
+  }
   __device__ __forceinline__ uint32_t total() const {
     uint32_t total = 0;
 #pragma unroll
@@ -185,16 +195,11 @@ __device__ __forceinline__ uint32_t winner_mask(uint32_t (&warp_values)[kThreads
   return mask;
 }
 
-// Writes what the bits of the warps' masks stand for, in order, from indices[0] on; bit 0 of lane 0
-// is at `warp_position`. One barrier.
-template <class Ranks, int kThreads, class Storage>
-__device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, int warp_position,
-                                              SlotMap const& slot, int32_t* indices) {
+// Puts the places that a warp's bits stand for in order in shared memory.
+template <class Ranks, class Storage>
+__device__ __forceinline__ void gather_winners(Storage& shared, uint32_t mask, Ranks const& ranks) {
   constexpr int kLogits = Ranks::kTileLogits;
-  int const lane = threadIdx.x % 32;
-  uint16_t const* const winners = shared.winners[threadIdx.x / 32];
-  uint32_t const first = ptx::shared_address(winners);
-  Ranks const ranks(mask);
+  uint32_t const first = ptx::shared_address(shared.winners[threadIdx.x / 32]);
   ranks.visit_tiles([&](int tile, uint32_t rank) {
     uint32_t address = first + 2 * rank;
 #pragma unroll
@@ -204,10 +209,46 @@ __device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, in
     }
   });
   __syncwarp();
-  uint32_t const count = ranks.total();
-  indices += sum_of_lower_warps<kThreads>(shared.warp_values[1], count);
+}
+
+// Writes the `count` places that a warp has gathered from indices[0] on; place 0 is at
+// `warp_position`.
+template <class Storage>
+__device__ __forceinline__ void write_gathered(Storage& shared, uint32_t count, int warp_position,
+                                               SlotMap const& slot, int32_t* indices) {
+  int const lane = threadIdx.x % 32;
+  uint16_t const* const winners = shared.winners[threadIdx.x / 32];
+  if (slot.identity) {
+    constexpr int kBatch = 4;
+    int const shift = warp_position + slot.offset;
+#pragma unroll 1
+    for (uint32_t i = lane; i < count; i += 32 * kBatch) {
+      int32_t positions[kBatch];
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        positions[j] = i + 32 * j < count ? winners[i + 32 * j] : 0;
+      }
+#pragma unroll
+      for (int j = 0; j < kBatch; ++j) {
+        if (i + 32 * j < count) indices[i + 32 * j] = shift + positions[j];
+      }
+    }
+    return;
+  }
 #pragma unroll 4
   for (uint32_t i = lane; i < count; i += 32) indices[i] = slot(warp_position + winners[i]);
+}
+
+// Writes what the bits of the warps' masks stand for, in order, from indices[0] on; bit 0 of lane 0
+// is at `warp_position`. One barrier.
+template <class Ranks, int kThreads, class Storage>
+__device__ __forceinline__ void write_winners(Storage& shared, uint32_t mask, int warp_position,
+                                              SlotMap const& slot, int32_t* indices) {
+  Ranks const ranks(mask);
+  gather_winners(shared, mask, ranks);
+  uint32_t const count = ranks.total();
+  uint32_t const first = sum_of_lower_warps<kThreads>(shared.warp_values[1], count);
+  write_gathered(shared, count, warp_position, slot, indices + first);
 }
 
 }  // namespace dsa_ops::topk_sm90

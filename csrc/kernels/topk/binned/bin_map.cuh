@@ -4,6 +4,7 @@
 
 #include "device/ptx/warp.cuh"
 #include "kernels/topk/binned/traits.h"
+#include "kernels/topk/bins.cuh"
 #include "kernels/topk/block_scan.cuh"
 #include "kernels/topk/tile_ranks.cuh"
 
@@ -103,12 +104,12 @@ class BinMap {
 };
 
 // The bin of the rank-th best of the counted values, of which there are as many. By all threads,
-// two bins each. Barriers: the warps' sums; the place.
+// four bins each. Barriers: the warps' sums; the place.
 __device__ __forceinline__ Place find_bin(SharedStorage& shared, uint32_t rank) {
-  static_assert(kValueBins == 2 * kThreads);
-  int const low = kValueBins - 2 - 2 * static_cast<int>(threadIdx.x);
-  uint2 const pair = *reinterpret_cast<uint2 const*>(&shared.bins[low]);
-  uint32_t const sum = pair.x + pair.y;
+  static_assert(kValueBins == 4 * kThreads);
+  int const low = kValueBins - 4 - 4 * static_cast<int>(threadIdx.x);
+  uint4 const quad = *reinterpret_cast<uint4 const*>(&shared.bins[low]);
+  uint32_t const sum = quad.x + quad.y + quad.z + quad.w;
   uint32_t const inclusive = ptx::warp_inclusive_sum(sum);
   int const lane = threadIdx.x % 32;
   int const warp = threadIdx.x / 32;
@@ -117,9 +118,7 @@ __device__ __forceinline__ Place find_bin(SharedStorage& shared, uint32_t rank) 
   uint32_t const above =
       inclusive - sum + __reduce_add_sync(kAllLanes, lane < warp ? shared.warp_values[0][lane] : 0);
   if (above < rank && rank <= above + sum) {
-    bool const upper = rank <= above + pair.y;
-    shared.place = upper ? Place{static_cast<uint32_t>(low + 1), rank - above, pair.y}
-                         : Place{static_cast<uint32_t>(low), rank - above - pair.y, pair.x};
+    shared.place = place_in_quad(quad, static_cast<uint32_t>(low), rank - above);
   }
   __syncthreads();
   return shared.place;

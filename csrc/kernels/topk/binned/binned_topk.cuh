@@ -34,6 +34,9 @@ __global__ void __launch_bounds__(kThreads)
     binned_topk_kernel(__grid_constant__ KernelArgs const args) {
   using Packets = HeldPackets<kType, kThreadKeys>;
   using Element = typename Packets::Element;
+  // The last packets wait for the samples, which would come later if they did not. Microseconds
+  // with 1, 2, 3, 4 float32 packets ahead: 128 x 8K 8.8, 8.8, 8.8, 9.2, 1 x 8K 7.0, 7.0, 6.9, 6.8.
+  constexpr int kEarlyTiles = Packets::kTiles - 1;
   extern __shared__ __align__(128) unsigned char memory[];
   SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
 
@@ -41,26 +44,27 @@ __global__ void __launch_bounds__(kThreads)
   ptx::wait_for_prior_kernels();
   // The loads of rows that start at zero need not wait for the row's end.
   bool const from_zero = args.row_starts == nullptr;
+  int32_t const end = given_end(args, blockIdx.x);
   RowRange range{};
-  if (!from_zero) range = RowRange(args, blockIdx.x);
+  if (!from_zero) range = RowRange(args, blockIdx.x, end);
   int const span = from_zero ? args.num_columns : range.length;
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{blockIdx.x} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
   float const sample = sample_of_lane<kType>(logits, span);
-  Packets const packets(logits, span, 0, 1);
+  Packets const packets(logits, span);
   float values[kThreadKeys];
-  packets.load(values);
-  touch_slots(args);
+  packets.template load_tiles<0, kEarlyTiles>(values);
   // While the loads are on their way.
   for (int i = opaque(threadIdx.x); i < kValueBins / 4; i += kThreads) {
     reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
   }
-  if (threadIdx.x == 0) shared.num_listed = 0;
-  if (from_zero) range = RowRange(args, opaque(blockIdx.x));
+  prepare_output(args, shared);
+  if (from_zero) range = RowRange(args, opaque(blockIdx.x), end);
   SampleRanks const ranks(args.top_k, range.length);
   sort_by_warps<kWarps>(shared.samples, finite(sample));
   __syncthreads();
+  packets.template load_tiles<kEarlyTiles, Packets::kTiles>(values);
   if (range.length <= args.top_k) {
     write_whole_row<kThreads>(args, range, SlotMap(args, blockIdx.x), 0, 1,
                               args.indices + int64_t{blockIdx.x} * args.indices_row_stride);

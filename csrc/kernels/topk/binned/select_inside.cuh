@@ -9,23 +9,29 @@
 
 namespace dsa_ops::topk_sm90::binned {
 
-// Calls wins(index) for those of this thread's `own` keys, listed from `first` on, that are among
-// the best of all that are listed.
-template <class Wins>
-__device__ __forceinline__ void rank_listed(SharedStorage const& shared, Place const& place,
-                                            uint32_t first, uint32_t own, Wins const& wins) {
-#pragma unroll 1
-  for (uint32_t i = first; i < first + own; ++i) {
-    Listed const mine = shared.listed[i];
-    uint32_t before = 0;
+// What a key is listed as: what comes before another is greater.
+__device__ __forceinline__ uint64_t listed_as(float logit, uint32_t place) {
+  return uint64_t{key_of(logit)} << 32 | ~place;
+}
+
+// Adds to a warp's winners those of the listed keys that win, and to `first` those of lower warps.
+// By all lanes.
+template <class Ranks>
+__device__ __forceinline__ void take_listed(SharedStorage const& shared, Place const& place,
+                                            Ranks& ranks, uint32_t& mask, uint32_t& first) {
+  constexpr uint32_t kWarpKeys = 32 * kThreadKeys;
+  uint32_t const lane = threadIdx.x % 32;
+  uint32_t const warp = threadIdx.x / 32;
+  uint64_t const mine = shared.listed[lane];
+  uint32_t before = 0;
 #pragma unroll 4
-    for (uint32_t j = 0; j < place.inside; ++j) {
-      Listed const other = shared.listed[j];
-      bool const tie_before = other.key == mine.key && other.index < mine.index;
-      before += other.key > mine.key || tie_before ? 1 : 0;
-    }
-    if (before < place.rank) wins(mine.index);
-  }
+  for (uint32_t i = 0; i < place.inside; ++i) before += shared.listed[i] > mine ? 1 : 0;
+  bool const wins = lane < place.inside && before < place.rank;
+  uint32_t const at = ~static_cast<uint32_t>(mine);
+  first += __popc(__ballot_sync(kAllLanes, wins && at / kWarpKeys < warp));
+  uint32_t own = __ballot_sync(kAllLanes, wins && at / kWarpKeys == warp);
+#pragma unroll 1
+  for (; own != 0; own &= own - 1) ranks.add(mask, __shfl_sync(kAllLanes, at, __ffs(own) - 1));
 }
 
 // True if the top_k-th best logit is `crowd`: sets the bits of those above it and of its first. One

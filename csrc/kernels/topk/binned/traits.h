@@ -9,17 +9,20 @@ namespace dsa_ops::topk_sm90::binned {
 inline constexpr int kThreads = 512;
 inline constexpr int kWarps = kThreads / 32;
 inline constexpr int kThreadKeys = 16;
-inline constexpr int kValueBins = 1024;
-inline constexpr int kListedKeys = 64;
+inline constexpr int kValueBins = 2048;
+inline constexpr int kListedKeys = 32;
 
-struct Listed {
-  uint32_t key;
-  int32_t index;  // in the slice
+// Where a row's winners go.
+struct alignas(16) Output {
+  int32_t* indices;
+  int32_t offset;
+  bool to_slots;
 };
 
 struct alignas(128) SharedStorage {
+  Output output;
   uint32_t bins[kValueBins];
-  Listed listed[kListedKeys];
+  uint64_t listed[kListedKeys];  // keys above the places that they have in the block, inverted
   Place place;
   uint32_t num_listed;
   uint32_t warp_values[2][kWarps];

@@ -21,9 +21,10 @@ struct Stream {
 
   uint4 packets[kDepth];
 
+  template <int kFrom, int kTo>
   __device__ __forceinline__ void begin(Slice<kType> const& slice) {
 #pragma unroll
-    for (int i = 0; i < kDepth; ++i) load(slice, i, threadIdx.x + i * kThreads);
+    for (int i = kFrom; i < kTo; ++i) load(slice, i, threadIdx.x + i * kThreads);
   }
   __device__ __forceinline__ void load(Slice<kType> const& slice, int place, int packet) {
     packets[place] = make_uint4(~0u, ~0u, ~0u, ~0u);  // NaNs: no gate lets them pass

@@ -14,11 +14,13 @@ namespace dsa_ops::topk_sm90::gated {
 template <LogitsType kType, int kThreads>
 struct Sample {
   float logits[kQuadLogits];
+  int position;   // of the first
   float density;  // samples of the row by logits of the row
 
   template <class Element>
   __device__ __forceinline__ Sample(Element const* row, int length) {
     using Quad = typename Packet<kType>::Quad;
+    position = 0;
     density = __fdividef(kThreads * kQuadLogits, length);
     int const misaligned =
         static_cast<int>(reinterpret_cast<uintptr_t>(row) / sizeof(Element) % kQuadLogits);
@@ -35,8 +37,16 @@ struct Sample {
     int const begin = static_cast<int>(static_cast<int64_t>(runs) * run / kRuns);
     int const place = __umulhi(run * 0x9E3779B1u, max(runs / kRuns, 1));
     int const quad = (begin + place) * kRunQuads + static_cast<int>(threadIdx.x) % kRunQuads;
-    Packet<kType>::unpack_quad(reinterpret_cast<Quad const*>(row + head)[min(quad, quads - 1)],
-                               logits);
+    position = head + min(quad, quads - 1) * kQuadLogits;
+    Packet<kType>::unpack_quad(*reinterpret_cast<Quad const*>(row + position), logits);
+  }
+
+  // Makes what lies past the row's first `length` logits as if it were the worst.
+  __device__ __forceinline__ void drop_beyond(int length) {
+#pragma unroll
+    for (int i = 0; i < kQuadLogits; ++i) {
+      logits[i] = position + i < length ? logits[i] : no_logit();
+    }
   }
 
   template <class Visit>

@@ -29,13 +29,27 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   touch_width(args);
   ptx::wait_for_prior_kernels();
   {
-    Assignment<kType> const own(args, blockIdx.x, kClusterSize);
-    if (own.range.length <= args.top_k) {
+    // The samples of rows that start at zero need not wait for the row's end.
+    bool const from_zero = samples_ahead(kClusterSize) && args.row_starts == nullptr;
+    int32_t const row = blockIdx.x / kClusterSize;
+    int32_t const end = given_end(args, row);
+    RowRange range{};
+    if (!from_zero) range = RowRange(args, row, end);
+    auto const* const logits = static_cast<typename Packet<kType>::Element const*>(args.logits) +
+                               int64_t{row} * args.logits_row_stride +
+                               (from_zero ? 0 : range.start);
+    Sample<kType, kThreads> sample(logits, from_zero ? args.num_columns : range.length);
+    touch_slots(args);
+    prepare_listing(args, shared, list, selector);
+    if (from_zero) range = RowRange(args, row, end);
+    Assignment<kType> const own(args, blockIdx.x, kClusterSize, range);
+    if (range.length <= args.top_k) {
+      selector.wait_for_cluster();
       write_whole_row<kThreads>(args, own.range, SlotMap(args, own.row), own.rank, kClusterSize,
                                 args.indices + int64_t{own.row} * args.indices_row_stride);
       return;
     }
-    list_passing(args, shared, list, own, selector);
+    list_passing(args, shared, list, own, sample, selector);
   }
   uint32_t keys[kKeys];
   uint32_t const count = settle<kType>(args, shared, list, selector, keys);

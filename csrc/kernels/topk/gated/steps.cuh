@@ -27,9 +27,12 @@ struct Assignment {
   Slice<kType> slice;
 
   __device__ __forceinline__ Assignment(KernelArgs const& args, uint32_t block, int cluster_size)
+      : Assignment(args, block, cluster_size, RowRange(args, block / cluster_size)) {}
+  __device__ __forceinline__ Assignment(KernelArgs const& args, uint32_t block, int cluster_size,
+                                        RowRange const& row_range)
       : row(block / cluster_size),
         rank(block % cluster_size),
-        range(args, row),
+        range(row_range),
         logits(static_cast<Element const*>(args.logits) + int64_t{row} * args.logits_row_stride +
                range.start),
         slice_begin(rank * slice_length(range.length, cluster_size)),
@@ -39,16 +42,22 @@ struct Assignment {
 
 inline constexpr uint32_t kBeyondCapacity = ~0u;
 
-// Finds a gate and lists the logits of the slice that pass it.
-template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
-__device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& shared,
-                                             Candidate* list, Assignment<kType> const& own,
-                                             ClusterSelect<kClusterSize, kThreads>& selector) {
-  Sample<kType, kThreads> const sample(own.logits, own.range.length);
-  touch_slots(args);
+// Before the barrier that list_passing() has first.
+template <int kClusterSize, int kThreads, class Storage>
+__device__ __forceinline__ void prepare_listing(KernelArgs const& args, Storage& shared,
+                                                Candidate* list,
+                                                ClusterSelect<kClusterSize, kThreads>& selector) {
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
+}
+
+// Finds a gate and lists the logits of the slice that pass it, behind prepare_listing().
+template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
+__device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& shared,
+                                             Candidate* list, Assignment<kType> const& own,
+                                             Sample<kType, kThreads>& sample,
+                                             ClusterSelect<kClusterSize, kThreads>& selector) {
   if (threadIdx.x == 0) {
     shared.num_candidates = 0;
     shared.first_tie = kBeyondCapacity;
@@ -56,10 +65,14 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
     shared.slice_begin = own.slice_begin;
     shared.slice_count = own.slice.count;
   }
-  Stream<kType, kThreads, packets_in_flight(kType, kClusterSize)> stream;
+  constexpr int kDepth = packets_in_flight(kType, kClusterSize);
+  constexpr int kEarly = early_packets(kClusterSize);
+  Stream<kType, kThreads, kDepth> stream;
+  stream.template begin<0, kEarly>(own.slice);
   selector.wait_for_cluster();
+  if constexpr (samples_ahead(kClusterSize)) sample.drop_beyond(own.range.length);
   Gate const gate = find_gate(shared.bins, shared.warp_sums, sample, args.top_k,
-                              [&] { stream.begin(own.slice); });
+                              [&] { stream.template begin<kEarly, kDepth>(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
   if constexpr (kClusterSize == 1) note_ties<kType>(shared, own.slice, stream.packets[0]);
@@ -159,8 +172,13 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& s
     rule = winner_rule<kThreads>(shared.bins, shared.warp_sums[0], list + first_held<kThreads>(),
                                  keys, verdict, slice_count);
   }
-  uint32_t const number = order_winners<kThreads>(shared.warp_sums, bitmap, args.window_words, list,
-                                                  count, keys, rule, slice_count, winners);
+  // Listed ties lie close together. Where a thread has one word, that costs less than to tell them
+  // apart.
+  bool const crowded = kClusterSize <= 2 && shared.first_tie < count && slice_count > 32 * kThreads;
+  WinnerOrder const order{bitmap, reinterpret_cast<uint16_t*>(shared.bins.bins),
+                          static_cast<uint32_t>(args.window_words), crowded};
+  uint32_t const number = order_winners<kThreads>(shared.warp_sums, order, list, count, keys, rule,
+                                                  slice_count, winners);
   __syncthreads();
   int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
   uint32_t const first = first_winner(verdict);

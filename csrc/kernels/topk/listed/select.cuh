@@ -282,7 +282,9 @@ __global__ void __launch_bounds__(kThreads, 1)
     score_row<kHeads>(args.listing, memory + sizeof(SelectStorage), opaque(blockIdx.x));
     Selector anew(shared.select);
     gated::Assignment<LogitsType::kFloat32> const own(args.topk, opaque(blockIdx.x), 1);
-    gated::list_passing(args.topk, shared, list, own, anew);
+    gated::Sample<LogitsType::kFloat32, kThreads> sample(own.logits, own.range.length);
+    gated::prepare_listing(args.topk, shared, list, anew);
+    gated::list_passing(args.topk, shared, list, own, sample, anew);
     uint32_t const count = gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
     load_keys<kThreads>(keys, list, count, opaque(threadIdx.x));
   }

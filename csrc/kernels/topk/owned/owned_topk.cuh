@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   for (int i = threadIdx.x; i < binned::kValueBins / 4; i += kMathThreads) {
     reinterpret_cast<uint4*>(shared.select.bins)[i] = make_uint4(0, 0, 0, 0);
   }
-  if (threadIdx.x == 0) shared.select.num_listed = 0;
+  binned::prepare_output(args.topk, shared.select);
   int32_t const pages = (length + indexer::kPageKeys - 1) / indexer::kPageKeys;
   uint32_t turns = turns_of_row(pages, warpgroup, lane);
   __syncthreads();

@@ -1,9 +1,10 @@
 // indices[t, :] = ascending positions (or slots) of the top_k best of logits[t, start(t) : end(t)].
 //
 // A cluster of kClusterSize blocks takes one row, a block one contiguous slice of it, whose keys
-// its threads hold in registers: a logit is read once, and all loads are in flight at once. A
-// sample gives an interval of keys, the cluster selects the k-th best from there, each block
-// compacts its own winners. No roles and no pipeline.
+// its threads hold in registers: a logit is read once, and all loads are in flight at once. They
+// begin when the samples are here, which would wait behind them otherwise. A sample gives an
+// interval of keys, the cluster selects the k-th best from there, each block compacts its own
+// winners. No roles and no pipeline.
 //
 // Registers: kThreadKeys for keys. Shared memory: SharedStorage. Barriers are described where they
 // stand.
@@ -38,21 +39,20 @@ __global__ void __launch_bounds__(kThreads)
   // Rows that start at zero are cut by the width of the logits, so that their loads need not wait
   // for the row's end.
   bool const from_zero = args.row_starts == nullptr;
+  int32_t const end = given_end(args, row);
   RowRange range{};
-  if (!from_zero) range = RowRange(args, row);
+  if (!from_zero) range = RowRange(args, row, end);
   int const span = from_zero ? args.num_columns : range.length;
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{row} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
   RowSample<kType> const sample(logits, span);
   HeldPackets<kType, kThreadKeys> const packets(logits, span, rank, kClusterSize);
-  float values[kThreadKeys];
-  packets.load(values);
   touch_slots(args);
   // While the loads are on their way.
   ClusterSelect<kClusterSize, kThreads> selector(shared.select, args.top_k);
   prepare_guess<kThreads>(shared.bins);
-  if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize);
+  if (from_zero) range = RowRange(args, opaque(blockIdx.x) / kClusterSize, end);
   selector.wait_for_cluster();
   __syncthreads();
 
@@ -62,7 +62,9 @@ __global__ void __launch_bounds__(kThreads)
     return;
   }
   int const valid = min(range.length - packets.begin, packets.count);
-  Interval interval = sample.guess(shared.bins, range.length, span, args.top_k);
+  float values[kThreadKeys];
+  Interval interval =
+      sample.guess(shared.bins, range.length, span, args.top_k, [&] { packets.load(values); });
   // No NaN passes any gate: they and -inf, one key, are not told apart by one above both.
   interval.low = max(interval.low, kWorstKey + 1);
   interval.range = ~interval.low;

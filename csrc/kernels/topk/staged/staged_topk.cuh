@@ -33,7 +33,7 @@ __device__ __forceinline__ Interval guess_from_row(BinStorage& shared, StagedRow
     uint32_t const begin = length * index / kSamples;
     samples[i] = key_of(row[begin + __umulhi(index * 0x9E3779B1u, width)]);
   }
-  return guess_interval<kThreads>(shared, samples, top_k, __fdividef(kSamples, length));
+  return guess_interval<kThreads>(shared, samples, top_k, __fdividef(kSamples, length), [] {});
 }
 
 template <LogitsType kType>
