@@ -44,6 +44,15 @@ def test_sizes(batch: int, columns: int) -> None:
     assert_equals_unfused(paged(batch, columns), 2048)
 
 
+@pytest.mark.parametrize(("batch", "columns"), [(8, 131_072), (5, 250_000), (64, 32_768)])
+def test_a_long_row_among_short_ones(batch: int, columns: int) -> None:
+    """Its parts are of few pages, whose gates let more candidates pass than a block holds."""
+    arguments = paged(batch, columns, pages=5000)
+    arguments[3][:] = columns // 4
+    arguments[3][batch // 2] = columns
+    assert_equals_unfused(arguments, 2048)
+
+
 @pytest.mark.parametrize("top_k", [512, 1024, 2048])
 def test_many_random_rows(top_k: int) -> None:
     """More than 10,000 of them in all."""

@@ -38,12 +38,17 @@ struct alignas(128) SelectStorage : gated::SharedStorage<1, kThreads> {
 
 using Selector = ClusterSelect<1, kThreads>;
 
+// In place of the number of a list's candidates, if not all of them fit: above the sum of all
+// lists.
+inline constexpr uint32_t kIncomplete = 1u << 22;
+static_assert(kMaxParts * kPartCandidates < kIncomplete && kMaxParts < ~0u / kIncomplete);
+
 // What the parts of a row have in common.
 struct RowGate {
   uint32_t key;  // of the greatest gate
   uint32_t high;
   uint32_t zero_end;  // above 0: all gates are just above zero, and zeros before this are listed
-  uint32_t count;     // candidates; more than any row can have if a list is full
+  uint32_t count;     // candidates; kIncomplete and more if a list is full
 };
 
 // Reads the headers of a row's parts, one per thread; every `stride`-th is the row's. Barriers: the
@@ -56,7 +61,7 @@ __device__ __forceinline__ RowGate gather_parts(SelectStorage& shared, ListedPar
   RowGate row{0, 0, ~0u, 0};
   if (thread < num_parts) {
     uint4 const raw = reinterpret_cast<uint4 const*>(parts)[thread * stride];
-    count[0] = raw.x <= kPartCandidates ? raw.x : kRowCandidates + 1;
+    count[0] = raw.x <= kPartCandidates ? raw.x : kIncomplete;
     row = RowGate{raw.y, raw.z, raw.w, 0};
   }
   uint32_t const gate = __reduce_max_sync(kAllLanes, row.key);
@@ -112,6 +117,27 @@ __device__ __forceinline__ void load_candidates(SelectStorage const& shared, Can
   }
 }
 
+// Where candidates are more than a row holds, those from the row's gate on: what parts of lower
+// gates list besides is not needed. Returns how many, which may be too many again. One barrier.
+__device__ __noinline__ uint32_t filter_candidates(SelectStorage& shared, Candidate const* lists,
+                                                   int32_t stride, int32_t num_parts, uint32_t gate,
+                                                   Candidate* list) {
+#pragma unroll 1
+  for (int32_t part = threadIdx.x / 32; part < num_parts; part += kThreads / 32) {
+    Candidate const* const first = lists + int64_t{part} * stride * kPartCandidates;
+    uint32_t const count = shared.starts[part + 1] - shared.starts[part];
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x % 32; i < count; i += 32) {
+      uint2 const raw = *reinterpret_cast<uint2 const*>(first + i);
+      if (key_of(__uint_as_float(raw.x)) < gate) continue;
+      uint32_t const place = atomicAdd(&shared.num_candidates, 1u);
+      if (place < kRowCandidates) list[place] = Candidate{raw.x, raw.y};
+    }
+  }
+  __syncthreads();
+  return shared.num_candidates;
+}
+
 // False if the lists do not settle the row. The caller has prepared the selector.
 __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStorage& shared,
                                               Selector& selector, Candidate* list,
@@ -122,10 +148,17 @@ __device__ __forceinline__ bool select_listed(SelectArgs const& args, SelectStor
                                    static_cast<int32_t>(blockIdx.x) - request * rows);
   RowGate row =
       gather_parts(shared, args.listing.parts + first, rows, shared.parts_of_request.count);
-  if (row.count > kRowCandidates || row.count < static_cast<uint32_t>(args.topk.top_k)) {
-    return false;
+  Candidate const* const lists = args.listing.lists + first * kPartCandidates;
+  uint32_t const top_k = static_cast<uint32_t>(args.topk.top_k);
+  if (row.count >= kIncomplete || row.count < top_k) return false;
+  if (row.count <= kRowCandidates) {
+    load_candidates(shared, lists, rows, row, list, keys);
+  } else {
+    uint32_t const count =
+        filter_candidates(shared, lists, rows, shared.parts_of_request.count, row.key, list);
+    if (count > kRowCandidates || count < top_k) return false;
+    load_keys<kThreads>(keys, list, count, opaque(threadIdx.x));
   }
-  load_candidates(shared, args.listing.lists + first * kPartCandidates, rows, row, list, keys);
   Interval interval{row.key, ~row.key, round_shift(max(row.high, row.key) - row.key)};
 #pragma unroll 1
   while (!selector.select(keys, interval)) {
@@ -263,6 +296,7 @@ __global__ void __launch_bounds__(kThreads, 1)
                              args.listing_blocks);
     if (threadIdx.x == 0) {
       shared.num_winners = 0;
+      shared.num_candidates = 0;
       shared.parts_of_request = parts;
       shared.row_length = RowRange(args.topk, blockIdx.x).length;
     }
