@@ -1,5 +1,7 @@
 // A consumer warpgroup of the bf16 kernel: scores of one block of every pair, half of the output.
 #pragma once
+#include <cstddef>
+
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
@@ -7,9 +9,12 @@
 
 namespace dsa_ops::sparse_mla::bf16 {
 
-// Descriptor words between two panels, and between the 16 columns (scores, A operand) or 16 rows
-// (values) of two steps.
+// Descriptor words between two panels, two stages, and between the 16 columns (scores, A operand)
+// or 16 rows (values) of two steps.
 inline constexpr uint64_t kPanelStep = kPanelBytes >> 4;
+inline constexpr uint64_t kStageStep = sizeof(SharedStorage::kv[0]) >> 4;
+inline constexpr uint64_t kQueryStep =  // from the query to stage 0
+    (offsetof(SharedStorage, kv) - offsetof(SharedStorage, query)) >> 4;
 inline constexpr uint64_t kColumnStep = 2;
 inline constexpr uint64_t kTokenStep = 16 * 128 >> 4;
 
@@ -26,6 +31,8 @@ __device__ __forceinline__ float row_maximum(float value) {
 template <class Source, int kGroup>
 struct Consumer {
   static constexpr int kPanels = Source::kHeadDim / 64;
+  static constexpr Half kFirstHalf = first_half(kGroup);
+  static constexpr Half kLastHalf = kFirstHalf == kLeft ? kRight : kLeft;
   using Tile = bf16::Tile<Source>;
 
   SharedStorage& shared;
@@ -73,31 +80,38 @@ struct Consumer {
   template <int kQuarter>
   __device__ __forceinline__ void issue_scores(uint32_t phase) {
     using Panels = QuarterPanels<kQuarter, kPanels>;
-    uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
+    // Both operands from one address: ptxas forms descriptors of two in five instructions, not two.
     uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[kGroup]));
+    uint64_t const q = k - kQueryStep - kGroup * kStageStep;
+    constexpr bool kBegins = kQuarter == 2 * kFirstHalf;
     ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
     // The even block's scores come first: its softmax lies under the odd block's scores.
-    if (kGroup == 1 && kQuarter == 0) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
-    if (kQuarter == 0) pin_registers(scores);
+    if (kGroup == 1 && kBegins) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
+    if (kBegins) pin_registers(scores);
     ptx::wgmma_fence();
 #pragma unroll
     for (int panel = Panels::kFirst; panel < Panels::kLast; ++panel) {
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         uint64_t const offset = panel * kPanelStep + step * kColumnStep;
-        wgmma_ss<ScoreMma>(scores, q + offset, k + offset, panel + step != 0);
+        wgmma_ss<ScoreMma>(scores, q + offset, k + offset,
+                           !kBegins || panel != Panels::kFirst || step != 0);
       }
     }
   }
 
+  template <Half kHalf>
+  __device__ __forceinline__ void issue_half_scores(uint32_t phase, uint32_t query_phase,
+                                                    bool first) {
+    if (first) ptx::mbarrier_wait(&shared.query_full[kHalf], query_phase);
+    issue_scores<2 * kHalf>(phase);
+    issue_scores<2 * kHalf + 1>(phase);
+  }
+
   __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
                                                   bool first) {
-    if (first) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
-    issue_scores<0>(phase);
-    issue_scores<1>(phase);
-    if (first) ptx::mbarrier_wait(&shared.query_full[kRight], query_phase);
-    issue_scores<2>(phase);
-    issue_scores<3>(phase);
+    issue_half_scores<kFirstHalf>(phase, query_phase, first);
+    issue_half_scores<kLastHalf>(phase, query_phase, first);
     ptx::wgmma_commit();
     if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
     read_valid();
