@@ -76,15 +76,15 @@ struct Consumer {
     if ((thread & 31) == 0) ptx::mbarrier_arrive(barrier);
   }
 
-  // Issues the score products of a quarter of the dims once it is full.
+  // Issues the score products of a quarter of the dims once it is full, or of what lies there.
   template <int kQuarter>
-  __device__ __forceinline__ void issue_scores(uint32_t phase) {
+  __device__ __forceinline__ void issue_scores(uint32_t phase, bool is_needed = true) {
     using Panels = QuarterPanels<kQuarter, kPanels>;
     // Both operands from one address: ptxas forms descriptors of two in five instructions, not two.
     uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[kGroup]));
     uint64_t const q = k - kQueryStep - kGroup * kStageStep;
     constexpr bool kBegins = kQuarter == 2 * kFirstHalf;
-    ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
+    if (is_needed) ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
     // The even block's scores come first: its softmax lies under the odd block's scores.
     if (kGroup == 1 && kBegins) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
     if (kBegins) pin_registers(scores);
@@ -100,18 +100,17 @@ struct Consumer {
     }
   }
 
-  template <Half kHalf>
-  __device__ __forceinline__ void issue_half_scores(uint32_t phase, uint32_t query_phase,
-                                                    bool first) {
-    if (first) ptx::mbarrier_wait(&shared.query_full[kHalf], query_phase);
-    issue_scores<2 * kHalf>(phase);
-    issue_scores<2 * kHalf + 1>(phase);
-  }
-
+  // All scores of a block but for those of the even one's first quarter, which have been issued.
   __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
                                                   bool first) {
-    issue_half_scores<kFirstHalf>(phase, query_phase, first);
-    issue_half_scores<kLastHalf>(phase, query_phase, first);
+    if constexpr (kGroup == 1) {
+      if (first) ptx::mbarrier_wait(&shared.query_full[kFirstHalf], query_phase);
+      issue_scores<2 * kFirstHalf>(phase);
+    }
+    issue_scores<2 * kFirstHalf + 1>(phase);
+    if (first) ptx::mbarrier_wait(&shared.query_full[kLastHalf], query_phase);
+    issue_scores<2 * kLastHalf>(phase);
+    issue_scores<2 * kLastHalf + 1>(phase);
     ptx::wgmma_commit();
     if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
     read_valid();
@@ -269,9 +268,10 @@ struct Consumer {
     ptx::wgmma_commit();
   }
 
-  // Lets go of this warpgroup's half of the stage.
+  // Lets go of this warpgroup's half of the stage; `kLater` groups of products may be under way.
+  template <int kLater = 0>
   __device__ __forceinline__ void finish_values(uint32_t (&fragments)[4][4], int stage) {
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<kLater>();
     pin_registers(output);
 #pragma unroll
     for (int step = 0; step < 4; ++step) pin_registers(fragments[step]);
@@ -293,7 +293,12 @@ struct Consumer {
     uint32_t other[4][4];
     receive(other);
     issue_values(other, 1);
-    finish_values(other, 1);
+    // The next pair's first scores right behind: no more of them, since what frees the stage waits
+    // for their issue. After a tile's last pair they are of no use (ptxas serialises products that
+    // a branch leaves out).
+    issue_scores<0>(phase ^ 1, !last);
+    ptx::wgmma_commit();
+    finish_values<1>(other, 1);
   }
 
   __device__ __forceinline__ void pair_of_odd(uint32_t phase, uint32_t query_phase, bool first,
@@ -339,7 +344,8 @@ struct Consumer {
       float const lse_log2 = empty ? -INFINITY : reference[half] + log2f(total);
       factor[half] = empty ? 0.f : 1.f / total;
       if (!to.exists) continue;
-      bool const writes = kGroup == 0 && column == 0;
+      // Warpgroup 1 has time: its scores come second.
+      bool const writes = kGroup == 1 && column == 0;
       if (Source::kPaged && args.num_splits > 1) {
         if (writes) args.partial_lse[tile.part(args, to)] = lse_log2;
         continue;
@@ -439,6 +445,10 @@ struct Consumer {
         num_pairs = tile.num_pairs;
         begin_tile(tile);
       }
+      if constexpr (kGroup == 0) {
+        if (num_pairs > 0) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
+        issue_scores<0>(phase, num_pairs > 0);
+      }
       for (int pair = 0; pair < num_pairs; ++pair) {
         bool const last = pair + 1 == num_pairs;
         if constexpr (kGroup == 0) {
@@ -456,6 +466,10 @@ struct Consumer {
         if (tile.packed) mark_leak(tile);
       }
       store_output(tile, factor);
+      if constexpr (kGroup == 0) {
+        ptx::wgmma_wait<0>();
+        pin_registers(scores);
+      }
       parity ^= 1;
     }
   }
