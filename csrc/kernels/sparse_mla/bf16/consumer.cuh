@@ -78,15 +78,17 @@ struct Consumer {
 
   // Issues the score products of a quarter of the dims once it is full, or of what lies there.
   template <int kQuarter>
-  __device__ __forceinline__ void issue_scores(uint32_t phase, bool is_needed = true) {
+  __device__ __forceinline__ void issue_scores(uint32_t phase, bool exists = true) {
     using Panels = QuarterPanels<kQuarter, kPanels>;
     // Both operands from one address: ptxas forms descriptors of two in five instructions, not two.
     uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[kGroup]));
     uint64_t const q = k - kQueryStep - kGroup * kStageStep;
     constexpr bool kBegins = kQuarter == 2 * kFirstHalf;
-    if (is_needed) ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
+    if (exists) ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
     // The even block's scores come first: its softmax lies under the odd block's scores.
-    if (kGroup == 1 && kBegins) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
+    if (kGroup == 1 && kBegins) {
+      ptx::named_barrier_sync(kEvenScoresIssued, kConsumerThreads);
+    }
     if (kBegins) pin_registers(scores);
     ptx::wgmma_fence();
 #pragma unroll
@@ -112,7 +114,7 @@ struct Consumer {
     issue_scores<2 * kLastHalf>(phase);
     issue_scores<2 * kLastHalf + 1>(phase);
     ptx::wgmma_commit();
-    if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
+    ptx::named_barrier_arrive(kGroup == 0 ? kEvenScoresIssued : kOddScoresIssued, kConsumerThreads);
     read_valid();
   }
 
@@ -278,9 +280,29 @@ struct Consumer {
     release(&shared.kv_empty[stage][kGroup]);
   }
 
+  // Whether a tile at or after `index` has tokens.
+  __device__ __forceinline__ bool works_from(uint32_t index, uint32_t tiles) const {
+    for (index = next_tile<Source>(args, index, tiles); index < tiles;
+         index = next_tile<Source>(args, index + gridDim.x, tiles)) {
+      if (Tile(args, index).num_pairs > 0) return true;
+    }
+    return false;
+  }
+
+  // The first scores of a pair are issued right behind the last values of the pair before, be that
+  // of another tile: no more of them, since what frees the odd block waits for their issue. Where
+  // no pair follows they are of no use, but products that a branch leaves out ptxas serialises.
+  __device__ __forceinline__ void issue_first_scores(uint32_t phase, uint32_t query_phase,
+                                                     bool first, bool exists) {
+    if (first && exists) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
+    issue_scores<0>(phase, exists);
+    ptx::wgmma_commit();
+  }
+
   __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
-                                               bool last) {
+                                               bool last, uint32_t next_index, uint32_t tiles) {
     multiply_scores(phase, query_phase, first);
+    bool const follows = !last || works_from(next_index, tiles);
     ptx::wgmma_wait<0>();
     pin_registers(scores);
     if (last) release(&shared.query_empty);
@@ -288,16 +310,14 @@ struct Consumer {
     bool const grows = softmax(factor);
     publish();
     if (grows) scale_output(factor);
+    // Behind the odd block's scores, so that its softmax lies under both warpgroups' values.
+    ptx::named_barrier_sync(kOddScoresIssued, kConsumerThreads);
     issue_values(probability, 0);
     finish_values(probability, 0);
     uint32_t other[4][4];
     receive(other);
     issue_values(other, 1);
-    // The next pair's first scores right behind: no more of them, since what frees the stage waits
-    // for their issue. After a tile's last pair they are of no use (ptxas serialises products that
-    // a branch leaves out).
-    issue_scores<0>(phase ^ 1, !last);
-    ptx::wgmma_commit();
+    issue_first_scores(phase ^ 1, query_phase ^ 1, last, follows);
     finish_values<1>(other, 1);
   }
 
@@ -344,8 +364,7 @@ struct Consumer {
       float const lse_log2 = empty ? -INFINITY : reference[half] + log2f(total);
       factor[half] = empty ? 0.f : 1.f / total;
       if (!to.exists) continue;
-      // Warpgroup 1 has time: its scores come second.
-      bool const writes = kGroup == 1 && column == 0;
+      bool const writes = kGroup == 0 && column == 0;
       if (Source::kPaged && args.num_splits > 1) {
         if (writes) args.partial_lse[tile.part(args, to)] = lse_log2;
         continue;
@@ -437,6 +456,7 @@ struct Consumer {
   __device__ void run() {
     uint32_t const tiles = num_tiles<Source>(args);
     uint32_t phase = 0, query_phase = 0, parity = 0;
+    if constexpr (kGroup == 0) issue_first_scores(0, 0, true, works_from(blockIdx.x, tiles));
     for (uint32_t index = next_tile<Source>(args, blockIdx.x, tiles); index < tiles;
          index = next_tile<Source>(args, index + gridDim.x, tiles)) {
       int num_pairs;
@@ -445,14 +465,10 @@ struct Consumer {
         num_pairs = tile.num_pairs;
         begin_tile(tile);
       }
-      if constexpr (kGroup == 0) {
-        if (num_pairs > 0) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
-        issue_scores<0>(phase, num_pairs > 0);
-      }
       for (int pair = 0; pair < num_pairs; ++pair) {
         bool const last = pair + 1 == num_pairs;
         if constexpr (kGroup == 0) {
-          pair_of_even(phase, query_phase, pair == 0, last);
+          pair_of_even(phase, query_phase, pair == 0, last, index + gridDim.x, tiles);
         } else {
           pair_of_odd(phase, query_phase, pair == 0, last);
         }
@@ -466,12 +482,10 @@ struct Consumer {
         if (tile.packed) mark_leak(tile);
       }
       store_output(tile, factor);
-      if constexpr (kGroup == 0) {
-        ptx::wgmma_wait<0>();
-        pin_registers(scores);
-      }
       parity ^= 1;
     }
+    ptx::wgmma_wait<0>();
+    if constexpr (kGroup == 0) pin_registers(scores);
   }
 };
 

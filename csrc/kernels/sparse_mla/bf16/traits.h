@@ -79,8 +79,10 @@ static_assert(sizeof(SharedStorage) <= 232448, "227 KB of shared memory of a blo
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kTotalsReady = 1,   // both, once per tile
-  kScoresIssued = 2,  // warpgroup 0 to 1: the even block's score products are under way
+  kTotalsReady = 1,  // both, once per tile
+  // The score products of the block are under way.
+  kEvenScoresIssued = 2,  // warpgroup 0 to 1
+  kOddScoresIssued = 11,  // warpgroup 1 to 0
   // Plus w, between warps w: probabilities and references.
   kEvenReady = 3,  // warpgroup 0 to 1
   kOddReady = 7,   // warpgroup 1 to 0
