@@ -33,6 +33,10 @@ struct Consumer {
   static constexpr int kPanels = Source::kHeadDim / 64;
   static constexpr Half kFirstHalf = first_half(kGroup);
   static constexpr Half kLastHalf = kFirstHalf == kLeft ? kRight : kLeft;
+  // The order of products that leaves fewest gaps: even scores, the first of them issued with the
+  // pair before, odd scores, even values, odd values. Not where few pairs wait for their tokens.
+  static constexpr bool kOrdered = !Source::kPaged;
+  static constexpr bool kAhead = kOrdered && kGroup == 0;
   using Tile = bf16::Tile<Source>;
 
   SharedStorage& shared;
@@ -102,10 +106,10 @@ struct Consumer {
     }
   }
 
-  // All scores of a block but for those of the even one's first quarter, which have been issued.
+  // All scores of a block but for those that have been issued ahead.
   __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
                                                   bool first) {
-    if constexpr (kGroup == 1) {
+    if constexpr (!kAhead) {
       if (first) ptx::mbarrier_wait(&shared.query_full[kFirstHalf], query_phase);
       issue_scores<2 * kFirstHalf>(phase);
     }
@@ -114,7 +118,8 @@ struct Consumer {
     issue_scores<2 * kLastHalf>(phase);
     issue_scores<2 * kLastHalf + 1>(phase);
     ptx::wgmma_commit();
-    ptx::named_barrier_arrive(kGroup == 0 ? kEvenScoresIssued : kOddScoresIssued, kConsumerThreads);
+    constexpr NamedBarrier kIssued = kGroup == 0 ? kEvenScoresIssued : kOddScoresIssued;
+    if (kGroup == 0 || kOrdered) ptx::named_barrier_arrive(kIssued, kConsumerThreads);
     read_valid();
   }
 
@@ -289,9 +294,9 @@ struct Consumer {
     return false;
   }
 
-  // The first scores of a pair are issued right behind the last values of the pair before, be that
-  // of another tile: no more of them, since what frees the odd block waits for their issue. Where
-  // no pair follows they are of no use, but products that a branch leaves out ptxas serialises.
+  // Right behind the last values of the pair before, or tile before: no more of them, since what
+  // frees the odd block waits for their issue. Of no use where no pair follows, but ptxas would
+  // serialise products that a branch leaves out.
   __device__ __forceinline__ void issue_first_scores(uint32_t phase, uint32_t query_phase,
                                                      bool first, bool exists) {
     if (first && exists) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
@@ -302,7 +307,7 @@ struct Consumer {
   __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
                                                bool last, uint32_t next_index, uint32_t tiles) {
     multiply_scores(phase, query_phase, first);
-    bool const follows = !last || works_from(next_index, tiles);
+    bool const follows = kAhead && (!last || works_from(next_index, tiles));
     ptx::wgmma_wait<0>();
     pin_registers(scores);
     if (last) release(&shared.query_empty);
@@ -311,14 +316,14 @@ struct Consumer {
     publish();
     if (grows) scale_output(factor);
     // Behind the odd block's scores, so that its softmax lies under both warpgroups' values.
-    ptx::named_barrier_sync(kOddScoresIssued, kConsumerThreads);
+    if constexpr (kOrdered) ptx::named_barrier_sync(kOddScoresIssued, kConsumerThreads);
     issue_values(probability, 0);
     finish_values(probability, 0);
     uint32_t other[4][4];
     receive(other);
     issue_values(other, 1);
-    issue_first_scores(phase ^ 1, query_phase ^ 1, last, follows);
-    finish_values<1>(other, 1);
+    if constexpr (kAhead) issue_first_scores(phase ^ 1, query_phase ^ 1, last, follows);
+    finish_values<kAhead>(other, 1);
   }
 
   __device__ __forceinline__ void pair_of_odd(uint32_t phase, uint32_t query_phase, bool first,
@@ -456,7 +461,7 @@ struct Consumer {
   __device__ void run() {
     uint32_t const tiles = num_tiles<Source>(args);
     uint32_t phase = 0, query_phase = 0, parity = 0;
-    if constexpr (kGroup == 0) issue_first_scores(0, 0, true, works_from(blockIdx.x, tiles));
+    if constexpr (kAhead) issue_first_scores(0, 0, true, works_from(blockIdx.x, tiles));
     for (uint32_t index = next_tile<Source>(args, blockIdx.x, tiles); index < tiles;
          index = next_tile<Source>(args, index + gridDim.x, tiles)) {
       int num_pairs;
@@ -484,8 +489,10 @@ struct Consumer {
       store_output(tile, factor);
       parity ^= 1;
     }
-    ptx::wgmma_wait<0>();
-    if constexpr (kGroup == 0) pin_registers(scores);
+    if constexpr (kAhead) {
+      ptx::wgmma_wait<0>();
+      pin_registers(scores);
+    }
   }
 };
 
