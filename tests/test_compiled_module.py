@@ -139,3 +139,4 @@ def test_workspace_of_packed_rows() -> None:
         assert 40 << 20 < size(1 << 20, num_heads, 2048, SMS) < 82 << 20
     assert size(4096, 33, 2048, SMS) == size(4096, 128, 2048, SMS) == 0
     assert size(4096, 8, 0, SMS) == size(4096, 8, 2**31 - 65, SMS) == 0
+    assert size(4096, 8, 2048, 0) == size(4096, 0, 2048, SMS) == 0

@@ -58,6 +58,8 @@ void check_workspace_sizes() {
          "rows of 16 heads are packed");
   expect(dsa_ops::sparse_mla_prefill_workspace_bytes(4096, 128, 2048, 132) == 0,
          "rows of 128 heads are not packed");
+  expect(dsa_ops::sparse_mla_prefill_workspace_bytes(4096, 16, 2048, 0) == 0,
+         "nothing is packed for no device");
   expect(dsa_ops::indexer_topk_workspace_bytes(128, 4096) > 0, "indexer_topk needs scratch");
   expect(dsa_ops::paged_indexer_topk_workspace_bytes(1, 4096) > 0,
          "paged_indexer_topk needs scratch");

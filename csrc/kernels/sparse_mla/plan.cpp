@@ -133,6 +133,7 @@ float max_union_share(int64_t num_rows, int32_t pack_rows, int32_t num_sms) {
 
 PackPlan plan_packs(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
   PackPlan const none = {1, num_rows, 0, 0, 0, 0};
+  if (num_heads < 1 || num_sms < 1) return none;
   // A pair of rows of the tile belongs to one row of the pack.
   int const pack_rows = std::min(kMaxPackRows, 32 / ((num_heads + 1) / 2));
   // Where the attention is short, unions that lead to nothing would cost more than 5 % of it.

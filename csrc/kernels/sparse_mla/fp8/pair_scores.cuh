@@ -116,15 +116,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
     int const thread = thread_index();
     int const lane = thread & 31;
-    float total_of[kColumns];
-#pragma unroll
-    for (int i = 0; i < kTiles; ++i) {
-      total_of[i * 2] = sum[i].x;
-      total_of[i * 2 + 1] = sum[i].y;
-    }
-    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
-    store_columns(shared.warp_result[warp], total_of, lane);
-    ptx::named_barrier_sync(kScoreVote, 128);
+    store_sums(thread, [this](int tile) { return sum[tile]; });
     uint32_t const parity = (tiles++ & 1) ^ 1;
     if (thread >= PairTile::kHeads) return;
     float const total = sum_of_warps(shared.warp_result, thread);

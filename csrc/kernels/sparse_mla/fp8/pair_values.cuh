@@ -67,10 +67,7 @@ struct PairValues {
     uint32_t fragments[2][4];
     raw.load(token + even, token + odd, scale, 0);
     raw.convert(0, fragments[0]);
-    if (held_back) {
-      uint32_t const next = place.block + 1;
-      ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
-    }
+    if (held_back) wait_for_next_scores(shared, place);
     SlotPlace second = source;
     second.advance<1>();
     ptx::mbarrier_wait(&shared.probability_full[source.slot], source.parity);
@@ -112,15 +109,10 @@ struct PairValues {
 
   // One tile.
   __device__ void run(int num_blocks) {
-#pragma unroll
-    for (auto& tile : output) {
-#pragma unroll
-      for (float& value : tile) value = 0.f;
-    }
+    clear(output);
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
-      ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
+      wait_for_tokens(shared, place);
       multiply(block + 1 < num_blocks);
       place.advance();
     }

@@ -422,21 +422,26 @@ struct ScoreWarpgroup {
     }
   }
 
+  // `own(tile)` are a thread's sums of two heads; those of each warp are in warp_result then.
+  template <class OwnSums>
+  __device__ __forceinline__ void store_sums(int thread, OwnSums const& own) {
+    float sums[kColumns];
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) {
+      float2 const two = own(tile);
+      sums[tile * 2] = two.x;
+      sums[tile * 2 + 1] = two.y;
+    }
+    reduce_columns(sums, thread & 31, [](float a, float b) { return a + b; });
+    store_columns(shared.warp_result[warp], sums, thread & 31);
+    ptx::named_barrier_sync(kScoreVote, 128);
+  }
+
   // Log-sum-exp of the tile's heads, and the factors that normalise the output.
   template <Split kSplit>
   __device__ void finish(KernelArgs const& args, Tile const& tile) {
     int const thread = thread_index();
-    int const lane = thread & 31;
-    float total_of[kColumns];
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      float2 const sums = shared.sum[tile][thread];
-      total_of[tile * 2] = sums.x;
-      total_of[tile * 2 + 1] = sums.y;
-    }
-    reduce_columns(total_of, lane, [](float a, float b) { return a + b; });
-    store_columns(shared.warp_result[warp], total_of, lane);
-    ptx::named_barrier_sync(kScoreVote, 128);
+    store_sums(thread, [&](int tile) { return shared.sum[tile][thread]; });
     if (thread >= HeadTile::kHeads) return;
     float const total = sum_of_warps(shared.warp_result, thread);
     float const reference = -shared.column[thread].y;

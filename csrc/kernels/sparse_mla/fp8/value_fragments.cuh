@@ -67,6 +67,30 @@ struct StepTokens {
 
 __device__ __forceinline__ uint32_t quad_lane() { return thread_index() & 3; }
 
+template <class HeadTile>
+__device__ __forceinline__ void wait_for_tokens(SharedStorage<HeadTile>& shared,
+                                                RingPlace<HeadTile::kStages> const& place) {
+  ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
+  ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
+}
+
+// Of the block after `place`.
+template <class HeadTile>
+__device__ __forceinline__ void wait_for_next_scores(SharedStorage<HeadTile>& shared,
+                                                     RingPlace<HeadTile::kStages> const& place) {
+  uint32_t const next = place.block + 1;
+  ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
+}
+
+template <int kDimTiles, int kValues>
+__device__ __forceinline__ void clear(float (&output)[kDimTiles][kValues]) {
+#pragma unroll
+  for (auto& tile : output) {
+#pragma unroll
+    for (float& value : tile) value = 0.f;
+  }
+}
+
 // Multiplies the accumulators of the heads from tile `first_tile` of 8 on by their factors.
 template <int kHeads, int kDimTiles, int kValues>
 __device__ __forceinline__ void scale_heads(float (&output)[kDimTiles][kValues], int first_tile,

@@ -78,23 +78,15 @@ struct ValueWarpgroup {
 
   // One tile.
   __device__ void run(int num_blocks) {
-#pragma unroll
-    for (auto& tile : output) {
-#pragma unroll
-      for (float& value : tile) value = 0.f;
-    }
+    clear(output);
 #pragma unroll 1
     for (int block = 0; block < num_blocks; ++block) {
-      ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
-      ptx::mbarrier_wait(&shared.value_scale_full[place.stage], place.stage_parity);
+      wait_for_tokens(shared, place);
       // The products run while warpgroup 0 turns the next block's scores into probabilities, and
       // leave the tensor cores to it while it multiplies: its chain is the longest. Not in short
       // lists of few heads, which wait for tokens.
       bool const gated = HeadTile::kHeads == 64 || num_blocks > kStages;
-      if (gated && block + 1 < num_blocks) {
-        uint32_t const next = place.block + 1;
-        ptx::mbarrier_wait(&shared.scores_done[next & 1], next >> 1 & 1);
-      }
+      if (gated && block + 1 < num_blocks) wait_for_next_scores(shared, place);
       multiply(place.stage, place.buffer(), place.buffer_parity());
       place.advance();
     }
