@@ -1,5 +1,7 @@
 // A consumer warpgroup of the bf16 kernel: scores of one block of every pair, half of the output.
 #pragma once
+#include <cstddef>
+
 #include "device/ptx/convert.cuh"
 #include "device/ptx/shared.cuh"
 #include "device/wgmma.cuh"
@@ -7,9 +9,12 @@
 
 namespace dsa_ops::sparse_mla::bf16 {
 
-// Descriptor words between two panels, and between the 16 columns (scores, A operand) or 16 rows
-// (values) of two steps.
+// Descriptor words between two panels, two stages, and between the 16 columns (scores, A operand)
+// or 16 rows (values) of two steps.
 inline constexpr uint64_t kPanelStep = kPanelBytes >> 4;
+inline constexpr uint64_t kStageStep = sizeof(SharedStorage::kv[0]) >> 4;
+inline constexpr uint64_t kQueryStep =  // from the query to stage 0
+    (offsetof(SharedStorage, kv) - offsetof(SharedStorage, query)) >> 4;
 inline constexpr uint64_t kColumnStep = 2;
 inline constexpr uint64_t kTokenStep = 16 * 128 >> 4;
 
@@ -26,6 +31,12 @@ __device__ __forceinline__ float row_maximum(float value) {
 template <class Source, int kGroup>
 struct Consumer {
   static constexpr int kPanels = Source::kHeadDim / 64;
+  static constexpr Half kFirstHalf = first_half(kGroup);
+  static constexpr Half kLastHalf = kFirstHalf == kLeft ? kRight : kLeft;
+  // The order of products that leaves fewest gaps: even scores, the first of them issued with the
+  // pair before, odd scores, even values, odd values. Not where few pairs wait for their tokens.
+  static constexpr bool kOrdered = !Source::kPaged;
+  static constexpr bool kAhead = kOrdered && kGroup == 0;
   using Tile = bf16::Tile<Source>;
 
   SharedStorage& shared;
@@ -69,37 +80,46 @@ struct Consumer {
     if ((thread & 31) == 0) ptx::mbarrier_arrive(barrier);
   }
 
-  // Issues the score products of a quarter of the dims once it is full.
+  // Issues the score products of a quarter of the dims once it is full, or of what lies there.
   template <int kQuarter>
-  __device__ __forceinline__ void issue_scores(uint32_t phase) {
+  __device__ __forceinline__ void issue_scores(uint32_t phase, bool exists = true) {
     using Panels = QuarterPanels<kQuarter, kPanels>;
-    uint64_t const q = k_major_descriptor(ptx::shared_address(shared.query));
+    // Both operands from one address: ptxas forms descriptors of two in five instructions, not two.
     uint64_t const k = k_major_descriptor(ptx::shared_address(shared.kv[kGroup]));
-    ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
+    uint64_t const q = k - kQueryStep - kGroup * kStageStep;
+    constexpr bool kBegins = kQuarter == 2 * kFirstHalf;
+    if (exists) ptx::mbarrier_wait(&shared.kv_full[kGroup][kQuarter], phase);
     // The even block's scores come first: its softmax lies under the odd block's scores.
-    if (kGroup == 1 && kQuarter == 0) ptx::named_barrier_sync(kScoresIssued, kConsumerThreads);
-    if (kQuarter == 0) pin_registers(scores);
+    if (kGroup == 1 && kBegins) {
+      ptx::named_barrier_sync(kEvenScoresIssued, kConsumerThreads);
+    }
+    if (kBegins) pin_registers(scores);
     ptx::wgmma_fence();
 #pragma unroll
     for (int panel = Panels::kFirst; panel < Panels::kLast; ++panel) {
 #pragma unroll
       for (int step = 0; step < 4; ++step) {
         uint64_t const offset = panel * kPanelStep + step * kColumnStep;
-        wgmma_ss<ScoreMma>(scores, q + offset, k + offset, panel + step != 0);
+        wgmma_ss<ScoreMma>(scores, q + offset, k + offset,
+                           !kBegins || panel != Panels::kFirst || step != 0);
       }
     }
   }
 
+  // All scores of a block but for those that have been issued ahead.
   __device__ __forceinline__ void multiply_scores(uint32_t phase, uint32_t query_phase,
                                                   bool first) {
-    if (first) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
-    issue_scores<0>(phase);
-    issue_scores<1>(phase);
-    if (first) ptx::mbarrier_wait(&shared.query_full[kRight], query_phase);
-    issue_scores<2>(phase);
-    issue_scores<3>(phase);
+    if constexpr (!kAhead) {
+      if (first) ptx::mbarrier_wait(&shared.query_full[kFirstHalf], query_phase);
+      issue_scores<2 * kFirstHalf>(phase);
+    }
+    issue_scores<2 * kFirstHalf + 1>(phase);
+    if (first) ptx::mbarrier_wait(&shared.query_full[kLastHalf], query_phase);
+    issue_scores<2 * kLastHalf>(phase);
+    issue_scores<2 * kLastHalf + 1>(phase);
     ptx::wgmma_commit();
-    if (kGroup == 0) ptx::named_barrier_arrive(kScoresIssued, kConsumerThreads);
+    constexpr NamedBarrier kIssued = kGroup == 0 ? kEvenScoresIssued : kOddScoresIssued;
+    if (kGroup == 0 || kOrdered) ptx::named_barrier_arrive(kIssued, kConsumerThreads);
     read_valid();
   }
 
@@ -255,18 +275,39 @@ struct Consumer {
     ptx::wgmma_commit();
   }
 
-  // Lets go of this warpgroup's half of the stage.
+  // Lets go of this warpgroup's half of the stage; `kLater` groups of products may be under way.
+  template <int kLater = 0>
   __device__ __forceinline__ void finish_values(uint32_t (&fragments)[4][4], int stage) {
-    ptx::wgmma_wait<0>();
+    ptx::wgmma_wait<kLater>();
     pin_registers(output);
 #pragma unroll
     for (int step = 0; step < 4; ++step) pin_registers(fragments[step]);
     release(&shared.kv_empty[stage][kGroup]);
   }
 
+  // Whether a tile at or after `index` has tokens.
+  __device__ __forceinline__ bool works_from(uint32_t index, uint32_t tiles) const {
+    for (index = next_tile<Source>(args, index, tiles); index < tiles;
+         index = next_tile<Source>(args, index + gridDim.x, tiles)) {
+      if (Tile(args, index).num_pairs > 0) return true;
+    }
+    return false;
+  }
+
+  // Right behind the last values of the pair before, or tile before: no more of them, since what
+  // frees the odd block waits for their issue. Of no use where no pair follows, but ptxas would
+  // serialise products that a branch leaves out.
+  __device__ __forceinline__ void issue_first_scores(uint32_t phase, uint32_t query_phase,
+                                                     bool first, bool exists) {
+    if (first && exists) ptx::mbarrier_wait(&shared.query_full[kLeft], query_phase);
+    issue_scores<0>(phase, exists);
+    ptx::wgmma_commit();
+  }
+
   __device__ __forceinline__ void pair_of_even(uint32_t phase, uint32_t query_phase, bool first,
-                                               bool last) {
+                                               bool last, uint32_t next_index, uint32_t tiles) {
     multiply_scores(phase, query_phase, first);
+    bool const follows = kAhead && (!last || works_from(next_index, tiles));
     ptx::wgmma_wait<0>();
     pin_registers(scores);
     if (last) release(&shared.query_empty);
@@ -274,12 +315,15 @@ struct Consumer {
     bool const grows = softmax(factor);
     publish();
     if (grows) scale_output(factor);
+    // Behind the odd block's scores, so that its softmax lies under both warpgroups' values.
+    if constexpr (kOrdered) ptx::named_barrier_sync(kOddScoresIssued, kConsumerThreads);
     issue_values(probability, 0);
     finish_values(probability, 0);
     uint32_t other[4][4];
     receive(other);
     issue_values(other, 1);
-    finish_values(other, 1);
+    if constexpr (kAhead) issue_first_scores(phase ^ 1, query_phase ^ 1, last, follows);
+    finish_values<kAhead>(other, 1);
   }
 
   __device__ __forceinline__ void pair_of_odd(uint32_t phase, uint32_t query_phase, bool first,
@@ -417,6 +461,7 @@ struct Consumer {
   __device__ void run() {
     uint32_t const tiles = num_tiles<Source>(args);
     uint32_t phase = 0, query_phase = 0, parity = 0;
+    if constexpr (kAhead) issue_first_scores(0, 0, true, works_from(blockIdx.x, tiles));
     for (uint32_t index = next_tile<Source>(args, blockIdx.x, tiles); index < tiles;
          index = next_tile<Source>(args, index + gridDim.x, tiles)) {
       int num_pairs;
@@ -428,7 +473,7 @@ struct Consumer {
       for (int pair = 0; pair < num_pairs; ++pair) {
         bool const last = pair + 1 == num_pairs;
         if constexpr (kGroup == 0) {
-          pair_of_even(phase, query_phase, pair == 0, last);
+          pair_of_even(phase, query_phase, pair == 0, last, index + gridDim.x, tiles);
         } else {
           pair_of_odd(phase, query_phase, pair == 0, last);
         }
@@ -443,6 +488,10 @@ struct Consumer {
       }
       store_output(tile, factor);
       parity ^= 1;
+    }
+    if constexpr (kAhead) {
+      ptx::wgmma_wait<0>();
+      pin_registers(scores);
     }
   }
 };

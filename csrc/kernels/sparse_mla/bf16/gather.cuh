@@ -179,8 +179,9 @@ struct Gather {
         }
         copy_tokens<kRight>(0, rows, phase);
         rows = token_rows(entries[1]);
-        copy_tokens<kLeft>(1, rows, phase);
+        static_assert(first_half(0) == kLeft && first_half(1) == kRight);
         copy_tokens<kRight>(1, rows, phase);
+        copy_tokens<kLeft>(1, rows, phase);
         // Here the copies have time: the next half is not free for another 2,500 clocks.
         if (pair + 1 < tile.num_pairs) {
           load_entries(tile, 2 * pair + 2, entries[0]);

@@ -46,6 +46,9 @@ using ValueMma = cute::SM90::GMMA::MMA_64x256x16_F32BF16BF16_RS<Major::K, Major:
 // full by quarters of the dims, two panels each and the RoPE part with the last, so that scores
 // start on the first.
 enum Half : int { kLeft = 0, kRight = 1 };
+// The half of a stage that is free first, and is therefore filled first and read by scores first:
+// that of the warpgroup whose own probabilities the block's are, which need not wait for them.
+constexpr Half first_half(int stage) { return stage == 0 ? kLeft : kRight; }
 inline constexpr int kQuarters = 4;
 
 template <int kQuarter, int kPanels>
@@ -76,8 +79,10 @@ static_assert(sizeof(SharedStorage) <= 232448, "227 KB of shared memory of a blo
 
 // Named barriers (0 is __syncthreads).
 enum NamedBarrier : int {
-  kTotalsReady = 1,   // both, once per tile
-  kScoresIssued = 2,  // warpgroup 0 to 1: the even block's score products are under way
+  kTotalsReady = 1,  // both, once per tile
+  // The score products of the block are under way.
+  kEvenScoresIssued = 2,  // warpgroup 0 to 1
+  kOddScoresIssued = 11,  // warpgroup 1 to 0
   // Plus w, between warps w: probabilities and references.
   kEvenReady = 3,  // warpgroup 0 to 1
   kOddReady = 7,   // warpgroup 1 to 0
