@@ -32,6 +32,17 @@ __device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value)
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
+__device__ __forceinline__ void store_shared_floats(uint32_t address, float2 values) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(values.x), "f"(values.y)
+               : "memory");
+}
+
+__device__ __forceinline__ void store_shared_floats(uint32_t address, float4 values) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(values.x),
+               "f"(values.y), "f"(values.z), "f"(values.w)
+               : "memory");
+}
+
 __device__ __forceinline__ void increment_shared(uint32_t address) {
   asm volatile("red.relaxed.cta.shared.add.u32 [%0], 1;" ::"r"(address) : "memory");
 }

@@ -56,13 +56,18 @@ struct PairGather {
     asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
     int const offset = warp * kWarpRows + (lane & (kWarpRows - 1));
     int32_t entry = list.entry(0, offset);
+    int32_t const* own_entry = list.entries + offset;
+    int left = list.length - offset;
+    asm volatile("" : "+l"(own_entry), "+r"(left));  // else worked out anew for every block
     uint64_t const policy = ptx::evict_first_policy();
     // Only now: the first entries are under way.
     if (first_tile) ptx::cluster_wait_acquire();
 #pragma unroll 1
     for (int block = 0; block < list.num_blocks; ++block) {
-      TokenSource<> const source(args, list, entry);
-      entry = list.entry(block + 1, offset);
+      TokenSource<true> const source(args, list, entry);
+      own_entry += kBlockTokens;
+      left -= kBlockTokens;
+      entry = ptx::load_global_4(own_entry, left > 0);
       int const stage = place.stage;
       uint32_t const rank = ptx::cluster_rank();
       ptx::mbarrier_wait(&shared.token_empty[stage], place.stage_parity ^ 1);

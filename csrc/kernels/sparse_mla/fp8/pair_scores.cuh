@@ -19,15 +19,124 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   using Base = ScoreWarpgroup<PairTile>;
   static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
 
+  // Offsets that are the lane's own. Every instruction of a quarter of a multiprocessor counts, so
+  // they are not worked out anew for a block.
+  struct Offsets {
+    uint32_t token;  // its 16 bytes of a row's token, in a stage
+    uint32_t packed, row;
+
+    __device__ __forceinline__ Offsets(int warp, int lane) {
+      int const own = warp * 16 + (lane & 15);
+      token = token_of_row(warp * 16 + (lane >> 2)) * kTokenPitch + (lane & 3) * 16;
+      uint32_t const scales = own * kTokenPitch + kScaleOffset;
+      uint32_t const value_scale =
+          ((lane >> 4) * kBlockTokens + value_scale_position(row_of_token(own))) * 2;
+      uint32_t const probabilities = ((warp & 1) * 2 + ptx::cluster_rank()) * kWarpBytes +
+                                     ((lane >> 4) * 8 + (lane & 7)) * 32 +
+                                     ((((lane >> 3) ^ (lane >> 2)) & 1) << 4);
+      packed = scales | probabilities << 16;
+      row = token_of_row(lane >> 2) * 8 | value_scale << 16;
+      asm volatile("" : "+r"(token), "+r"(packed), "+r"(row));
+    }
+
+    // Two share a register: else each would have its own.
+    static __device__ __forceinline__ uint32_t in_place(uint32_t packed) {
+      asm volatile("" : "+r"(packed));
+      return packed;
+    }
+    // The scales of the token that the lane prepares, in a stage.
+    __device__ __forceinline__ uint32_t scales() const { return in_place(packed) & 0xFFFF; }
+    // Its row of the own matrices, in a slot.
+    __device__ __forceinline__ uint32_t probabilities() const { return in_place(packed) >> 16; }
+    // The place of a value scale that it prepares, in a stage.
+    __device__ __forceinline__ uint32_t value_scale() const { return in_place(row) >> 16; }
+    // 8 times the token of its first row, of its warp's 16.
+    __device__ __forceinline__ uint32_t row_token() const { return in_place(row) & 0xFFFF; }
+  };
+
+  Offsets const offset;
   float2 sum[kTiles];  // of probabilities, of two heads and a thread's own tokens
   SlotPlace target;    // of this warp's probabilities
   uint32_t tiles = 0;
 
   __device__ PairScores(SharedStorage<PairTile>& storage, int thread)
-      : Base(storage, thread), target{warp >> 1} {}
+      : Base(storage, thread), offset(warp, thread & 31), target{warp >> 1} {}
 
   static __device__ __forceinline__ uint32_t at_peer(void const* own) {
     return ptx::map_to_rank(ptx::shared_address(own), ptx::cluster_rank() ^ 1);
+  }
+
+  // Each of the warp's tokens by two lanes, one for each of the own groups of output dims; then
+  // those of the lane's rows.
+  __device__ __forceinline__ void share_scales(TokenScales (&token)[2]) {
+    int const stage = place.stage, lane = lane_index(), own = lane & 15, half = lane >> 4;
+    uint4 const bits =
+        ptx::load_shared_16(ptx::shared_address(shared.token[stage]) + offset.scales());
+    TokenScales scales = {};
+    uint16_t const value_scale = scales.template read<false>(
+        bits, shared.exists[stage][warp] >> own & 1, ptx::cluster_rank() * 2 + half);
+    auto* const value_scales = reinterpret_cast<uint8_t*>(shared.value_scale[stage]);
+    *reinterpret_cast<uint16_t*>(value_scales + offset.value_scale()) = value_scale;
+    // Free: what else is there has been read before the last vote.
+    uint32_t const ratios = ptx::shared_address(shared.warp_result[warp]);
+    uint32_t const weights = ptx::shared_address(shared.weight[warp]);
+    if (half == 0) {
+      ptx::store_shared_floats(ratios + own * 16, make_float4(scales.ratio[0], scales.ratio[1],
+                                                              scales.scale[0], scales.scale[1]));
+      ptx::store_shared_floats(weights + own * 8, make_float2(scales.exponent, scales.inverse));
+    }
+    release(&shared.value_scale_full[stage]);
+    uint32_t const row = offset.row_token();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      uint4 const ratio = ptx::load_shared_16(ratios + row * 2 + i * 8 * 16);
+      uint2 const weight = ptx::load_shared_8(weights + row + i * 8 * 8);
+      token[i].ratio[0] = __uint_as_float(ratio.x);
+      token[i].ratio[1] = __uint_as_float(ratio.y);
+      token[i].scale[0] = __uint_as_float(ratio.z);
+      token[i].scale[1] = __uint_as_float(ratio.w);
+      token[i].exponent = __uint_as_float(weight.x);
+      token[i].inverse = __uint_as_float(weight.y);
+    }
+  }
+
+  // The chains of ScoreWarpgroup::multiply_chains, with the scales and half of the RoPE bytes where
+  // they hold up no product. Warpgroups 1 and 2 are let go once all is issued.
+  __device__ __forceinline__ void multiply(Scores& scores, TokenScales (&token)[2]) {
+    int const stage = place.stage;
+    uint32_t const own = ptx::shared_address(shared.token[stage]) + offset.token;
+    uint64_t const query = k_major_descriptor(ptx::shared_address(shared.query));
+    using Mma = PairTile::LatentMma;
+    Scores second;
+    uint32_t fragments[2][4][4];
+    uint4 upper = ptx::load_shared_16(own), lower = ptx::load_shared_16(own + kLower);
+#pragma unroll
+    for (int panel = 0; panel < 8; ++panel) {
+      convert(fragments[panel & 1], upper, lower);
+      uint32_t const next = panel < 7 ? (panel + 1) * 64 : kRopeOffset;
+      upper = ptx::load_shared_16(own + next);
+      lower = ptx::load_shared_16(own + kLower + next);
+      if (panel == 1) share_scales(token);
+      issue<Mma>((panel & 2) == 0 ? scores : second, fragments[panel & 1],
+                 query + panel * kPanelStep, (panel & 5) != 0);
+      ptx::wgmma_wait<1>();
+      if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
+      if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
+      if (panel == 6) scale_rows(scores, token[0].scale[0], token[1].scale[0]);
+    }
+    rope_half(fragments[0], 0, upper, lower);
+    rope_half(fragments[0], 1, ptx::load_shared_16(own + kRopeOffset + 64),
+              ptx::load_shared_16(own + kLower + kRopeOffset + 64));
+    issue<PairTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
+    release(&shared.scores_done[place.buffer()]);
+    release(&shared.token_empty[stage]);
+    ptx::wgmma_wait<0>();
+    pin_registers(scores);
+    pin_registers(second);
+#pragma unroll
+    for (int i = 0; i < 2 * kColumns; ++i) {
+      scores[i] = fmaf(second[i], token[i >> 1 & 1].scale[1], scores[i]);
+    }
   }
 
   __device__ __forceinline__ void exponentiate(Scores const& exponents,
@@ -43,16 +152,14 @@ struct PairScores : ScoreWarpgroup<PairTile> {
   __device__ __forceinline__ void hand_out(uint32_t const (&packed)[kColumns], int buffer,
                                            bool rescales) {
     int const lane = lane_index();
-    uint32_t const rank = ptx::cluster_rank();
-    auto& own = shared.probability[target.slot][warp & 1][rank];
-    uint32_t const first = ptx::shared_address(own) + ((lane >> 4) * 8 + (lane & 7)) * 32 +
-                           ((((lane >> 3) ^ (lane >> 2)) & 1) << 4);
+    uint32_t const first =
+        ptx::shared_address(shared.probability[target.slot]) + offset.probabilities();
 #pragma unroll
     for (int tile = 0; tile < kTiles; tile += 2) {
       ptx::store_matrices_transposed(first + tile * 8 * 32, packed[tile * 2], packed[tile * 2 + 1],
                                      packed[tile * 2 + 2], packed[tile * 2 + 3]);
     }
-    PairRescale& rescale = shared.rescale[buffer][rank];
+    PairRescale& rescale = shared.rescale[buffer][ptx::cluster_rank()];
     if (thread_index() == 0) rescale.any = rescales;
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(&shared.probability_ready[warp >> 1][buffer]);
@@ -106,7 +213,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
       ptx::mbarrier_wait(&shared.token_full[place.stage], place.stage_parity);
       Scores scores;
       TokenScales token[2];
-      multiply(place.stage, scores, token);
+      multiply(scores, token);
       publish(scores, token, place.stage, place.buffer());
       place.advance();
     }

@@ -8,12 +8,12 @@ namespace dsa_ops::sparse_mla::fp8 {
 
 inline constexpr int kPairHeads = 128;
 inline constexpr int kPairSlots = 3;  // of 32 tokens' probabilities
-inline constexpr int kPairScoreRegisters = 152;
+// As few as do: what ptxas does with more slows the scores, see the README.
+inline constexpr int kPairScoreRegisters = 144;
 inline constexpr int kPairValueRegisters = 168;
 
 // What one thread block scores.
 struct PairTile : HeadTile<64> {
-  static constexpr bool kReleasesEarly = true;
   // 128 output dims, all heads.
   using ValueMma = cute::SM90::GMMA::MMA_64x128x16_F32F16F16_RS<Major::K, Major::K>;
 };
@@ -39,12 +39,13 @@ struct alignas(1024) SharedStorage<PairTile> {
   alignas(16) float step[PairTile::kHeads];
   alignas(16) float output_factor[kPairHeads];
   PairRescale rescale[2][2];  // by block of tokens, and the thread block whose heads they are
+  float2 weight[4][16];  // of the tokens of a warp of warpgroup 0: exponent, inverse (TokenScales)
   uint16_t exists[kStages][4];
   uint64_t token_full[kStages];        // 4 arrivals (gathering warps) and the bytes
   uint64_t token_empty[kStages];       // 12 arrivals: every other warp, its reads done
   uint64_t stage_free[kStages];        // 4 arrivals: the other block's gathering warps
   uint64_t value_scale_full[kStages];  // 4 arrivals: warpgroup 0
-  uint64_t scores_done[2];  // 4 arrivals: warpgroup 0, most of its products of a block issued
+  uint64_t scores_done[2];             // 4 arrivals: warpgroup 0, its products of a block issued
   // By half of a block and parity of its number, 2 arrivals: warps of warpgroup 0. Not by slot: the
   // gathering warps of both halves take a slot in turn, and a warp that has not waited for a
   // barrier's last phase would take it for the one after.
@@ -55,12 +56,6 @@ struct alignas(1024) SharedStorage<PairTile> {
   uint64_t probability_empty[kPairSlots];  // 16 arrivals: warpgroups 1 and 2 of both blocks
   uint64_t factor_full;                    // 2 arrivals and the other block's factors
   uint64_t factor_empty;                   // 16 arrivals: warpgroups 1 and 2 of both blocks
-
-  // Of the own output dims only.
-  __device__ __forceinline__ void put_value_scale(int stage, uint32_t group, int position,
-                                                  uint16_t scale) {
-    if (group >> 1 == ptx::cluster_rank()) value_scale[stage][group & 1][position] = scale;
-  }
 };
 
 // A place in the ring of probabilities, carried from block to block and tile to tile.

@@ -171,7 +171,6 @@ struct ScoreWarpgroup {
         issue<Mma>(second, fragments[panel & 1], query + panel * kPanelStep, panel != 2);
       }
       if (panel == 0) read_scales(stage, rows.base, rows.row, lane & 3, token);
-      if (HeadTile::kReleasesEarly && panel == 7) release(&shared.scores_done[place.buffer()]);
       ptx::wgmma_wait<1>();
       if (panel == 2) scale_rows(scores, token[0].ratio[0], token[1].ratio[0]);
       if (panel == 4) scale_rows(second, token[0].ratio[1], token[1].ratio[1]);
@@ -193,13 +192,18 @@ struct ScoreWarpgroup {
                                                    uint32_t lower) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint4 const a = ptx::load_shared_16(address + half * 64);
-      uint4 const b = ptx::load_shared_16(address + lower + half * 64);
-      rope[2 * half][0] = a.x, rope[2 * half][2] = a.y;
-      rope[2 * half + 1][0] = a.z, rope[2 * half + 1][2] = a.w;
-      rope[2 * half][1] = b.x, rope[2 * half][3] = b.y;
-      rope[2 * half + 1][1] = b.z, rope[2 * half + 1][3] = b.w;
+      rope_half(rope, half, ptx::load_shared_16(address + half * 64),
+                ptx::load_shared_16(address + lower + half * 64));
     }
+  }
+
+  // From 16 bytes of each of two rows.
+  static __device__ __forceinline__ void rope_half(uint32_t (&rope)[4][4], int half,
+                                                   uint4 const& upper, uint4 const& lower) {
+    rope[2 * half][0] = upper.x, rope[2 * half][2] = upper.y;
+    rope[2 * half + 1][0] = upper.z, rope[2 * half + 1][2] = upper.w;
+    rope[2 * half][1] = lower.x, rope[2 * half][3] = lower.y;
+    rope[2 * half + 1][1] = lower.z, rope[2 * half + 1][3] = lower.w;
   }
 
   __device__ __forceinline__ void read_scales(int stage, uint32_t base, int row, int group,
@@ -207,7 +211,7 @@ struct ScoreWarpgroup {
     uint32_t const exists = shared.exists[stage][warp];
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      uint4 const bits = ptx::load_shared_16(base + half * 8 * kTokenPitch + 512);
+      uint4 const bits = ptx::load_shared_16(base + half * 8 * kTokenPitch + kScaleOffset);
       int const position = token_of_row(row + half * 8) & 15;
       shared.put_value_scale(
           stage, group, value_scale_position(row + half * 8),

@@ -13,6 +13,11 @@ __device__ __forceinline__ int token_of_row(int row) {
   return (row & ~7) + (low & 1 ? (low >> 1) + 2 : (low >> 1) + (low & 4));
 }
 
+// The other way round.
+__device__ __forceinline__ int row_of_token(int token) {
+  return (token & ~3) + ((token & 1) << 1) + ((token >> 1 ^ token >> 2) & 1);
+}
+
 // Where the scale of a row's token lies: a lane of warpgroups 1 and 2 takes the rows 2 c, 2 c + 1,
 // 2 c + 8, 2 c + 9 of each 16, c = 0 ... 3, together.
 __device__ __forceinline__ int value_scale_position(int row) {

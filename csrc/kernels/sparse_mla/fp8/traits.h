@@ -6,6 +6,7 @@
 namespace dsa_ops::sparse_mla::fp8 {
 
 inline constexpr int kTokenBytes = 656;
+inline constexpr int kScaleOffset = 512;
 inline constexpr int kRopeOffset = 528;
 // Pitch of a token in shared memory, 32 bytes past a multiple of 128: with the token order of
 // token_of_row, neither kind of fragment load meets a bank conflict.
@@ -62,9 +63,6 @@ struct Instructions<64> {
 // kHeads query heads of one row: the N of every wgmma.
 template <int kHeads_>
 struct HeadTile {
-  // Whether warpgroups 1 and 2 are let go once a block's scores but for the RoPE part are issued,
-  // or once they are done.
-  static constexpr bool kReleasesEarly = false;
   // Whether a thread block with one list asks for its first entries before its roles part, and
   // finds pages without a division. With 64 heads tokens sooner are a query, which is as much,
   // later.
