@@ -37,6 +37,7 @@ struct CachedArgs : RaggedArgs {
 // Pages that blocks take as they come: page_tickets.cuh.
 inline constexpr int kTicketBits = 20;  // tickets of a row tile's pages, and each block's in vain
 inline constexpr int kInverseBits = 36;
+inline constexpr int32_t kNoneTaken = 0x7FFFFFFF;
 struct PageTickets {
   unsigned long long* words;  // of a row tile each, whatever they hold; null: no tickets
   unsigned long long tag;     // of the launch, above kTicketBits

@@ -70,11 +70,11 @@ struct PagesInOrder {
   __device__ __forceinline__ int32_t page(int32_t place) const { return place; }
 };
 
-template <class Order>
-__device__ __forceinline__ int32_t shared_places(typename Order::Args const& args,
-                                                 Order const& order) {
-  if constexpr (Order::kTaken) return order.shared_count(args.taken_from);
-  return order.count();
+// Whether a call has enough places that some are left to be taken: that costs parts some of their
+// sample.
+__device__ __forceinline__ bool takes_pages(uint32_t total, uint32_t blocks) {
+  constexpr uint32_t kBlockPlaces = 20;
+  return total >= kBlockPlaces * blocks;
 }
 
 // Shares of `total` places, one block's after the other. Whole ones are equal but for the last
@@ -133,11 +133,16 @@ class PagedProducer {
       total_ = pages_of<Tile>(args_, TileRows{0, 0, args_.lengths.next_n});
     } else {
       first_pages_ = pages_of_tile(lane_);
-      fixed_ = shared_places(args_, Order(first_pages_));
+      if constexpr (Order::kTaken) taken_from_ = args_.taken_from;
+      fixed_ = shared_count(Order(first_pages_));
       total_ = Order(first_pages_).count();
       add_rest();
       total_ = __reduce_add_sync(~0u, total_);
-      if constexpr (Order::kTaken) fixed_ = __reduce_add_sync(~0u, fixed_);
+      if constexpr (Order::kTaken) {
+        fixed_ = __reduce_add_sync(~0u, fixed_);
+        if (fixed_ == total_ || !takes_pages(total_, gridDim.x)) taken_from_ = kNoneTaken;
+        if (taken_from_ == kNoneTaken) fixed_ = total_;
+      }
     }
     if (kPushes && total_ >= kLongCallPages) {
       pushing_ = kPushingPages / static_cast<int32_t>(gridDim.x) + 1;
@@ -151,7 +156,7 @@ class PagedProducer {
     int32_t end;
     if constexpr (Order::kTaken) {
       PageShares const shares{static_cast<uint32_t>(fixed_), gridDim.x, args_.tickets.inverse,
-                              fixed_ != total_};
+                              taken_from_ != kNoneTaken};
       begin = static_cast<int32_t>(shares.begin(blockIdx.x));
       end = static_cast<int32_t>(shares.begin(blockIdx.x + 1));
     } else {
@@ -165,10 +170,11 @@ class PagedProducer {
       end = min(begin + share, total_);
     }
 
+    int32_t row_pages = first_pages_;
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
-      int32_t const row_pages = first == 0 ? first_pages_ : pages_of_tile(first + lane_);
-      int32_t const pages = shared_places(args_, Order(row_pages));
+      if (first > 0) row_pages = pages_of_tile(first + lane_);
+      int32_t const pages = shared_count(Order(row_pages));
       int32_t const sum = ptx::warp_inclusive_sum(pages);
       int32_t const tile_begin = before + sum - pages;
       int32_t const page_begin = max(begin - tile_begin, 0);
@@ -184,9 +190,7 @@ class PagedProducer {
                       in_share == 0 && before >= end);
       }
     }
-    if constexpr (Order::kTaken) {
-      if (begin < end) take_pages();
-    }
+    if constexpr (Order::kTaken) take_pages();
     finish();
   }
 
@@ -203,6 +207,11 @@ class PagedProducer {
   }
 
  private:
+  // Places of a row tile that are shared out.
+  __device__ __forceinline__ int32_t shared_count(Order const& order) const {
+    if constexpr (Order::kTaken) return order.shared_count(taken_from_);
+    return order.count();
+  }
   __device__ __forceinline__ TileRows rows_of(int32_t row_tile) const {
     if constexpr (Order::kTilePerRequest) return TileRows{row_tile, 0, args_.lengths.next_n};
     return tile_rows<Tile>(args_, row_tile);
@@ -227,7 +236,7 @@ class PagedProducer {
     if (ptx::elect_one()) {
       load_queries(args_, shared_, queries_.stage, rows.first_token, rows.request);
     }
-    bool const takes = Order::kTaken && last && shared_places(args_, order) < order.count();
+    bool const takes = Order::kTaken && last && shared_count(order) < order.count();
     send_piece(rows, page_begin, page_end, stages, takes);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
@@ -241,7 +250,7 @@ class PagedProducer {
   // A row tile has enough places that some block's share ends within it: all that are not shared
   // out are taken here or there. A ticket is drawn while the page of the one before loads.
   __device__ __forceinline__ void take_pages() {
-    PagedPiece const& sent = shared_.pieces[queries_.stage ^ 1];  // the block's last
+    PagedPiece const& sent = shared_.pieces[queries_.stage ^ 1];  // the block's last, if any
     static_assert(kQueryStages == 2);
     __syncwarp();
     if (sent.goes_on == 0) return;
@@ -259,7 +268,7 @@ class PagedProducer {
         produce_stage(page >= 0 ? page_id(table, page, order.pages) : -1, 0, 2 * page);
         if (page < 0) return;
       }
-      place = shared_places(args_, order) + __shfl_sync(~0u, next, 0);
+      place = shared_count(order) + __shfl_sync(~0u, next, 0);
     }
   }
 
@@ -285,7 +294,7 @@ class PagedProducer {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         total_ += Order(pages[i]).count();
-        if constexpr (Order::kTaken) fixed_ += shared_places(args_, Order(pages[i]));
+        if constexpr (Order::kTaken) fixed_ += shared_count(Order(pages[i]));
       }
     }
   }
@@ -428,6 +437,7 @@ class PagedProducer {
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
   int32_t fixed_ = 0;        // those of them that are shared out (kTaken)
+  int32_t taken_from_ = 0;   // places of a row tile that leaves some to be taken, at least (kTaken)
   int32_t pushing_ = 0;      // stages left whose pages push
   uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;

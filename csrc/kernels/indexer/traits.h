@@ -124,8 +124,7 @@ struct PagedPiece {
   int32_t rows;        // of the tile that exist; no more work: not 0 if columns are left to fill
   int32_t scan_begin;  // first key scored
   int32_t store_end;   // keys at and after it are not stored
-  int32_t
-      goes_on;  // not 0: behind its stages come pages that are taken, and a last one that is none
+  int32_t goes_on;     // not 0: pages that are taken follow, and a last one that is none
   int32_t row_lengths[4];
 };
 

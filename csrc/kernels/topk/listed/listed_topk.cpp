@@ -3,7 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "kernels/rounding.h"
@@ -28,7 +27,7 @@ unsigned long long next_tag() {
 void give_tickets(PagedIndexerLogitsParams const& scoring, int32_t blocks, void* words,
                   ListingArgs* args) {
   int64_t const pages = ceil_div(scoring.max_context_len, indexer::kPageKeys) * scoring.batch;
-  args->taken_from = std::numeric_limits<int32_t>::max();
+  args->taken_from = indexer::kNoneTaken;
   args->tickets.inverse = ((uint64_t{1} << indexer::kInverseBits) + blocks - 1) / blocks;
   if (scoring.next_n > 1 || pages >= kMaxTakenPages) return;
   args->taken_from = static_cast<int32_t>(4 * (pages / blocks + 1));

@@ -219,6 +219,7 @@ __global__ void __launch_bounds__(indexer::PagedBlock<ListingTile<kHeads, kRows>
   } else if (warp == 0) {
     if (lane == 0) {
       for (uint32_t& count : shared.num_listed) count = 0;
+      for (indexer::PagedPiece& piece : shared.pieces) piece.goes_on = 0;
       indexer::init_paged_barriers(static_cast<indexer::PagedStorage<Tile>&>(shared));
     }
   } else if (warp < Block::kMathWarps) {

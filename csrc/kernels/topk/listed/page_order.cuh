@@ -58,22 +58,32 @@ struct RequestParts {
           max(args.lengths.of(of, 0), args.lengths.of(of, args.lengths.next_n - 1));
       return PagesByStrata(length <= args.unscored_length ? 0 : pages_of_length(length));
     };
-    int32_t before = 0;
     int32_t total = 0;
-    int32_t taken = 0;
+    int32_t before = 0;
+    int32_t taken = 0;  // of them, not shared out
+    int32_t taken_before = 0;
     for (int32_t i = threadIdx.x % 32; i < num_requests; i += 32) {
       PagesByStrata const order = order_of(i);
-      int32_t const own = order.shared_count(args.taken_from);
-      total += own;
-      taken += order.count() - own;
-      before += i < request ? own : 0;
+      int32_t const places = order.count();
+      int32_t const left = places - order.shared_count(args.taken_from);
+      total += places;
+      taken += left;
+      before += i < request ? places : 0;
+      taken_before += i < request ? left : 0;
     }
-    before = __reduce_add_sync(~0u, before);
     total = __reduce_add_sync(~0u, total);
+    before = __reduce_add_sync(~0u, before);
     taken = __reduce_add_sync(~0u, taken);
+    taken_before = __reduce_add_sync(~0u, taken_before);
+    bool const takes = taken > 0 && indexer::takes_pages(total, blocks);
+    if (takes) {
+      total -= taken;
+      before -= taken_before;
+    }
     indexer::PageShares const shares{static_cast<uint32_t>(total), static_cast<uint32_t>(blocks),
-                                     args.tickets.inverse, taken > 0};
-    int32_t const own = order_of(request).shared_count(args.taken_from);
+                                     args.tickets.inverse, takes};
+    PagesByStrata const order = order_of(request);
+    int32_t const own = takes ? order.shared_count(args.taken_from) : order.count();
     first_block = 0;
     count = 0;
     if (own == 0) return;
