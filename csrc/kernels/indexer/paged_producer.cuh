@@ -73,8 +73,15 @@ struct PagesInOrder {
 // Whether a call has enough places that some are left to be taken: that costs parts some of their
 // sample.
 __device__ __forceinline__ bool takes_pages(uint32_t total, uint32_t blocks) {
-  constexpr uint32_t kBlockPlaces = 20;
+  constexpr uint32_t kBlockPlaces = 16;
   return total >= kBlockPlaces * blocks;
+}
+
+// Stages of the ring that such blocks use: with fewer pages in flight a longer call leaves more of
+// the dirty lines in the L2 where they are.
+__device__ __forceinline__ uint32_t used_stages(int32_t total, uint32_t stages) {
+  constexpr int32_t kFewStages = 24000;
+  return total < kFewStages ? stages : stages - 1;
 }
 
 // Shares of `total` places, one block's after the other. Whole ones are equal but for the last
@@ -133,15 +140,19 @@ class PagedProducer {
       total_ = pages_of<Tile>(args_, TileRows{0, 0, args_.lengths.next_n});
     } else {
       first_pages_ = pages_of_tile(lane_);
-      if constexpr (Order::kTaken) taken_from_ = args_.taken_from;
-      fixed_ = shared_count(Order(first_pages_));
+      fixed_ = shared_if_taken(Order(first_pages_));
       total_ = Order(first_pages_).count();
       add_rest();
       total_ = __reduce_add_sync(~0u, total_);
       if constexpr (Order::kTaken) {
         fixed_ = __reduce_add_sync(~0u, fixed_);
-        if (fixed_ == total_ || !takes_pages(total_, gridDim.x)) taken_from_ = kNoneTaken;
-        if (taken_from_ == kNoneTaken) fixed_ = total_;
+        bool const takes = fixed_ != total_ && takes_pages(total_, gridDim.x);
+        if (!takes) fixed_ = total_;
+        if (lane_ == 0) {
+          shared_.used_stages = used_stages(total_, Block::kKeyStages);
+          shared_.taken_from = takes ? args_.taken_from : kNoneTaken;
+        }
+        __syncwarp();
       }
     }
     if (kPushes && total_ >= kLongCallPages) {
@@ -156,7 +167,7 @@ class PagedProducer {
     int32_t end;
     if constexpr (Order::kTaken) {
       PageShares const shares{static_cast<uint32_t>(fixed_), gridDim.x, args_.tickets.inverse,
-                              taken_from_ != kNoneTaken};
+                              fixed_ != total_};
       begin = static_cast<int32_t>(shares.begin(blockIdx.x));
       end = static_cast<int32_t>(shares.begin(blockIdx.x + 1));
     } else {
@@ -207,9 +218,13 @@ class PagedProducer {
   }
 
  private:
-  // Places of a row tile that are shared out.
+  // Places of a row tile that are shared out; if the call takes pages at all.
   __device__ __forceinline__ int32_t shared_count(Order const& order) const {
-    if constexpr (Order::kTaken) return order.shared_count(taken_from_);
+    if constexpr (Order::kTaken) return order.shared_count(shared_.taken_from);
+    return order.count();
+  }
+  __device__ __forceinline__ int32_t shared_if_taken(Order const& order) const {
+    if constexpr (Order::kTaken) return order.shared_count(args_.taken_from);
     return order.count();
   }
   __device__ __forceinline__ TileRows rows_of(int32_t row_tile) const {
@@ -294,7 +309,7 @@ class PagedProducer {
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) {
         total_ += Order(pages[i]).count();
-        if constexpr (Order::kTaken) fixed_ += shared_count(Order(pages[i]));
+        if constexpr (Order::kTaken) fixed_ += shared_if_taken(Order(pages[i]));
       }
     }
   }
@@ -397,7 +412,7 @@ class PagedProducer {
       }
     }
     if (kPushes && --pushing_ == 0) page_policy_ = ptx::evict_first_policy();
-    keys_.advance();
+    keys_.advance(Order::kTaken ? shared_.used_stages : Block::kKeyStages);
   }
 
   __device__ __forceinline__ bool present(int32_t page) const {
@@ -437,7 +452,6 @@ class PagedProducer {
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
   int32_t fixed_ = 0;        // those of them that are shared out (kTaken)
-  int32_t taken_from_ = 0;   // places of a row tile that leaves some to be taken, at least (kTaken)
   int32_t pushing_ = 0;      // stages left whose pages push
   uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;

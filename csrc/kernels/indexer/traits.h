@@ -159,6 +159,8 @@ struct alignas(1024) PagedStorage {
   uint64_t key_empty[Block::kKeyStages];
   // 0 or 1; twice its place in the row more of a page that is taken, below 0 of the last.
   int32_t page_present[Block::kKeyStages][Block::kWarpgroups];
+  uint32_t used_stages;  // of the ring; by blocks that take pages as they come
+  int32_t taken_from;    // places of a row tile that leaves some to be taken, at least
   PagedPiece pieces[kQueryStages];
   alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[Block::kKeyStages][Block::kStageBytes];

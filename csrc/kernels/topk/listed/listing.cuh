@@ -95,6 +95,7 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
   int32_t const turn = static_cast<int32_t>(blockIdx.x * Block::kPerSm / gridDim.x);
   int32_t const sample_pages = kSamplePages - turn * kSampleSteps;
 
+  uint32_t const used_stages = kRows == 1 ? shared.used_stages : Block::kKeyStages;
   for (;;) {
     ptx::mbarrier_wait(&shared.piece_full[queries.stage], queries.phase);
     indexer::PagedPiece const& piece = shared.pieces[queries.stage];
@@ -132,7 +133,7 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
             logit = page & 1 ? logit : -INFINITY;
             take(logit, n, exists);
           });
-      keys.advance();
+      keys.advance(used_stages);
     };
 
     // Whether there is a page that is taken. If not, its stage is passed.
@@ -140,7 +141,7 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
       if (shared.page_present[keys.stage][0] >= 0) return true;
       ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
-      keys.advance();
+      keys.advance(used_stages);
       return false;
     };
 
