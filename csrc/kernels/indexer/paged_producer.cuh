@@ -55,9 +55,9 @@ __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_t
 }
 
 // The order in which a row tile's pages are scored: a place count() of them, page(place) at each,
-// which may lie past the last page. kTaken: blocks share out only the first shared_count() of them,
-// and take the others as they come. kTilePerRequest: requests have no further row tiles. kFills:
-// the math warps ask at the end whether there are columns past the pages.
+// which may lie past the last page. kTaken: blocks take some of a long row tile's as they come, and
+// skip_part() of those that have none of it else. kTilePerRequest: requests have no further row
+// tiles. kFills: the math warps ask at the end whether there are columns past the pages.
 struct PagesInOrder {
   using Args = PagedArgs;
   static constexpr bool kTaken = false;
@@ -70,30 +70,35 @@ struct PagesInOrder {
   __device__ __forceinline__ int32_t page(int32_t place) const { return place; }
 };
 
-// Whether a call has enough places that some are left to be taken: that costs parts some of their
-// sample.
-__device__ __forceinline__ bool takes_pages(uint32_t total, uint32_t blocks) {
-  constexpr uint32_t kBlockPlaces = 16;
-  return total >= kBlockPlaces * blocks;
+// Of so many places of a row tile that has some to take, those that are not.
+__device__ __forceinline__ int32_t fixed_places(int32_t places) {
+  constexpr int32_t kTakenPart = 4;
+  return places - places / kTakenPart;
 }
 
-// Stages of the ring that such blocks use: with fewer pages in flight a longer call leaves more of
-// the dirty lines in the L2 where they are.
+// Stages of the ring that blocks use which take pages: with fewer pages in flight a longer call
+// leaves more of the dirty lines in the L2 where they are.
 __device__ __forceinline__ uint32_t used_stages(int32_t total, uint32_t stages) {
   constexpr int32_t kFewStages = 24000;
   return total < kFewStages ? stages : stages - 1;
 }
 
 // Shares of `total` places, one block's after the other. Whole ones are equal but for the last
-// blocks', so that rows of one length begin with a share; even ones, of a launch whose blocks take
-// pages, leave no block without. Products that are divided fit 26 bits, for which the inverse of
-// the number of blocks is exact.
+// blocks', so that rows of one length begin with a share; even ones, where blocks take pages, leave
+// no block without. Products that are divided fit 26 bits, for which the inverse of the number of
+// blocks is exact.
 struct PageShares {
   uint32_t total;
   uint32_t blocks;
   uint64_t inverse;
   bool even;
 
+  // With fewer places a block, those that are taken would be missing in the parts' samples.
+  __device__ __forceinline__ PageShares(uint32_t total, uint32_t blocks, PageTickets const& tickets)
+      : total(total), blocks(blocks), inverse(tickets.inverse) {
+    constexpr uint32_t kBlockPlaces = 16;
+    even = tickets.words != nullptr && total >= kBlockPlaces * blocks;
+  }
   __device__ __forceinline__ uint32_t begin(uint32_t block) const {
     return even ? over_blocks(block * total) : min(whole() * block, total);
   }
@@ -101,6 +106,12 @@ struct PageShares {
   __device__ __forceinline__ uint32_t block_at(uint32_t place) const {
     return even ? ((place + 1) * blocks - 1) / total : place / whole();
   }
+  // A row tile of so many places has some to take: some block's share is of none but its places.
+  __device__ __forceinline__ int32_t taken_from() const {
+    return even ? static_cast<int32_t>(3 * whole()) : kNoneTaken;
+  }
+
+ private:
   __device__ __forceinline__ uint32_t whole() const { return over_blocks(total + blocks - 1); }
   __device__ __forceinline__ uint32_t over_blocks(uint32_t places) const {
     return static_cast<uint32_t>(places * inverse >> kInverseBits);
@@ -140,17 +151,11 @@ class PagedProducer {
       total_ = pages_of<Tile>(args_, TileRows{0, 0, args_.lengths.next_n});
     } else {
       first_pages_ = pages_of_tile(lane_);
-      fixed_ = shared_if_taken(Order(first_pages_));
-      total_ = Order(first_pages_).count();
-      add_rest();
-      total_ = __reduce_add_sync(~0u, total_);
+      total_ = __reduce_add_sync(~0u, Order(first_pages_).count() + places_of_rest());
       if constexpr (Order::kTaken) {
-        fixed_ = __reduce_add_sync(~0u, fixed_);
-        bool const takes = fixed_ != total_ && takes_pages(total_, gridDim.x);
-        if (!takes) fixed_ = total_;
         if (lane_ == 0) {
           shared_.used_stages = used_stages(total_, Block::kKeyStages);
-          shared_.taken_from = takes ? args_.taken_from : kNoneTaken;
+          shared_.taken_from = shares().taken_from();
         }
         __syncwarp();
       }
@@ -166,10 +171,8 @@ class PagedProducer {
     int32_t begin;
     int32_t end;
     if constexpr (Order::kTaken) {
-      PageShares const shares{static_cast<uint32_t>(fixed_), gridDim.x, args_.tickets.inverse,
-                              fixed_ != total_};
-      begin = static_cast<int32_t>(shares.begin(blockIdx.x));
-      end = static_cast<int32_t>(shares.begin(blockIdx.x + 1));
+      begin = static_cast<int32_t>(shares().begin(blockIdx.x));
+      end = static_cast<int32_t>(shares().begin(blockIdx.x + 1));
     } else {
       // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product,
       // as a grid has a block less than there are stages at most.
@@ -185,7 +188,7 @@ class PagedProducer {
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
       if (first > 0) row_pages = pages_of_tile(first + lane_);
-      int32_t const pages = shared_count(Order(row_pages));
+      int32_t const pages = Order(row_pages).count();
       int32_t const sum = ptx::warp_inclusive_sum(pages);
       int32_t const tile_begin = before + sum - pages;
       int32_t const page_begin = max(begin - tile_begin, 0);
@@ -218,14 +221,8 @@ class PagedProducer {
   }
 
  private:
-  // Places of a row tile that are shared out; if the call takes pages at all.
-  __device__ __forceinline__ int32_t shared_count(Order const& order) const {
-    if constexpr (Order::kTaken) return order.shared_count(shared_.taken_from);
-    return order.count();
-  }
-  __device__ __forceinline__ int32_t shared_if_taken(Order const& order) const {
-    if constexpr (Order::kTaken) return order.shared_count(args_.taken_from);
-    return order.count();
+  __device__ __forceinline__ PageShares shares() const {
+    return PageShares(static_cast<uint32_t>(total_), gridDim.x, args_.tickets);
   }
   __device__ __forceinline__ TileRows rows_of(int32_t row_tile) const {
     if constexpr (Order::kTilePerRequest) return TileRows{row_tile, 0, args_.lengths.next_n};
@@ -240,6 +237,15 @@ class PagedProducer {
   __device__ void produce_piece(int32_t row_tile, Order const& order, int32_t page_begin,
                                 int32_t page_end, bool last) {
     TileRows const rows = rows_of(row_tile);
+    bool takes = false;
+    if constexpr (Order::kTaken) {
+      if (order.count() >= shared_.taken_from) {
+        page_begin = fixed_places(page_begin);
+        page_end = fixed_places(page_end);
+        if (page_begin == page_end) return Order::skip_part(args_, row_tile, lane_);
+        takes = last;
+      }
+    }
     // The first page waits for its id alone: ids load before everything else, a group ahead.
     int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
     auto const id_at = [&](int32_t place) {
@@ -251,7 +257,6 @@ class PagedProducer {
     if (ptx::elect_one()) {
       load_queries(args_, shared_, queries_.stage, rows.first_token, rows.request);
     }
-    bool const takes = Order::kTaken && last && shared_count(order) < order.count();
     send_piece(rows, page_begin, page_end, stages, takes);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
@@ -283,14 +288,15 @@ class PagedProducer {
         produce_stage(page >= 0 ? page_id(table, page, order.pages) : -1, 0, 2 * page);
         if (page < 0) return;
       }
-      place = shared_count(order) + __shfl_sync(~0u, next, 0);
+      place = fixed_places(order.count()) + __shfl_sync(~0u, next, 0);
     }
   }
 
-  // The row tiles from the 33rd on, to this lane's sums. Loads of four lengths overlap, as long as
+  // This lane's part of the row tiles from the 33rd on. Loads of four lengths overlap, as long as
   // no division lies between them.
-  __device__ __forceinline__ void add_rest() {
+  __device__ __forceinline__ int32_t places_of_rest() const {
     constexpr int kGroup = 4;
+    int32_t total = 0;
 #pragma unroll 1
     for (int32_t first = 32; first < args_.row_tiles; first += 32 * kGroup) {
       int32_t pages[kGroup];
@@ -307,11 +313,9 @@ class PagedProducer {
         for (int i = 0; i < kGroup; ++i) pages[i] = pages_of_tile(first + 32 * i + lane_);
       }
 #pragma unroll
-      for (int i = 0; i < kGroup; ++i) {
-        total_ += Order(pages[i]).count();
-        if constexpr (Order::kTaken) fixed_ += shared_if_taken(Order(pages[i]));
-      }
+      for (int i = 0; i < kGroup; ++i) total += Order(pages[i]).count();
     }
+    return total;
   }
 
   // A call's only row tile: a block takes every gridDim.x-th stage, so that page ids load with the
@@ -451,7 +455,6 @@ class PagedProducer {
   int32_t first_ids_ = -1;   // of the lane's page (kOnly)
   int32_t first_pages_ = 0;  // of row tile `lane`
   int32_t total_ = 0;        // pages of all row tiles
-  int32_t fixed_ = 0;        // those of them that are shared out (kTaken)
   int32_t pushing_ = 0;      // stages left whose pages push
   uint64_t page_policy_ = 0;
   RingPosition<kQueryStages> queries_;

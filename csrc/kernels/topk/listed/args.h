@@ -13,7 +13,6 @@ struct ListingArgs : indexer::PagedArgs {
   ListedPart* parts;
   Candidate* lists;  // [parts][kPartCandidates]
   int32_t top_k;
-  int32_t taken_from;  // places of a row that leaves some to be taken, at least
   indexer::PageTickets tickets;
 };
 // A kernel's arguments are constants from byte 528 on: all of these in one line of 64.

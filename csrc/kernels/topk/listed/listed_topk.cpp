@@ -22,17 +22,17 @@ unsigned long long next_tag() {
   return (next.fetch_add(1, std::memory_order_relaxed) * kOdd | 1ull) << indexer::kTicketBits;
 }
 
-// Blocks of a call that is not long take pages as they come: of rows so long that some share ends
-// within them, whatever the lengths of the others. `words` is memory for one per row.
-void give_tickets(PagedIndexerLogitsParams const& scoring, int32_t blocks, void* words,
-                  ListingArgs* args) {
+// Blocks of a call that is not long take pages as they come. `words` is memory for one per row.
+indexer::PageTickets page_tickets(PagedIndexerLogitsParams const& scoring, int32_t blocks,
+                                  void* words) {
+  indexer::PageTickets tickets{};
+  tickets.inverse = ((uint64_t{1} << indexer::kInverseBits) + blocks - 1) / blocks;
   int64_t const pages = ceil_div(scoring.max_context_len, indexer::kPageKeys) * scoring.batch;
-  args->taken_from = indexer::kNoneTaken;
-  args->tickets.inverse = ((uint64_t{1} << indexer::kInverseBits) + blocks - 1) / blocks;
-  if (scoring.next_n > 1 || pages >= kMaxTakenPages) return;
-  args->taken_from = static_cast<int32_t>(4 * (pages / blocks + 1));
-  args->tickets.words = static_cast<unsigned long long*>(words);
-  args->tickets.tag = next_tag();
+  if (scoring.next_n == 1 && pages < kMaxTakenPages) {
+    tickets.words = static_cast<unsigned long long*>(words);
+    tickets.tag = next_tag();
+  }
+  return tickets;
 }
 
 }  // namespace
@@ -52,8 +52,8 @@ Status listed_topk(PagedIndexerLogitsParams const& scoring, TopkParams const& se
   listing.parts = static_cast<ListedPart*>(workspace);
   listing.lists = reinterpret_cast<Candidate*>(listing.parts + num_rows + kMaxParts);
   listing.top_k = selection.top_k;
-  give_tickets(scoring, plan.grid,
-               listing.lists + (num_rows + kMaxParts) * int64_t{kPartCandidates}, &listing);
+  listing.tickets = page_tickets(scoring, plan.grid,
+                                 listing.lists + (num_rows + kMaxParts) * int64_t{kPartCandidates});
   status = launch_listing(listing, scoring.num_heads, {plan.grid, scoring.pdl}, stream, op);
   if (!status.ok()) return status;
 

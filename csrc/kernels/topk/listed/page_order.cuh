@@ -25,19 +25,20 @@ struct PagesByStrata {
   __device__ __forceinline__ int32_t count() const {
     return stratum == 0 ? pages : stratum * kStrata;
   }
-  __device__ __forceinline__ int32_t shared_count(int32_t taken_from) const {
-    int32_t const places = count();
-    return places < taken_from ? places : places - places / kTakenPart;
-  }
   __device__ __forceinline__ int32_t page(int32_t place) const {
     int32_t const turn = static_cast<int32_t>(__brev(place) >> (32 - kStrataLog2));
     return stratum == 0 ? place : turn * stratum + place / kStrata;
   }
 };
-// A quarter of a long row's places are left to those of its blocks that keys reach sooner.
+// A part of a long row's places are left to those of its blocks that keys reach sooner.
 struct PagesTaken : PagesByStrata {
   static constexpr bool kTaken = true;
   using PagesByStrata::PagesByStrata;
+
+  // A part that lists nothing, and says nothing of the row's gate.
+  static __device__ __forceinline__ void skip_part(ListingArgs const& args, int32_t row, int lane) {
+    if (lane == 0) args.parts[part_index(row, blockIdx.x, 1, 0)] = ListedPart{0, 0, 0, -1};
+  }
 };
 
 __device__ __forceinline__ int32_t pages_of_length(int32_t length) {
@@ -58,32 +59,17 @@ struct RequestParts {
           max(args.lengths.of(of, 0), args.lengths.of(of, args.lengths.next_n - 1));
       return PagesByStrata(length <= args.unscored_length ? 0 : pages_of_length(length));
     };
-    int32_t total = 0;
     int32_t before = 0;
-    int32_t taken = 0;  // of them, not shared out
-    int32_t taken_before = 0;
+    int32_t total = 0;
     for (int32_t i = threadIdx.x % 32; i < num_requests; i += 32) {
-      PagesByStrata const order = order_of(i);
-      int32_t const places = order.count();
-      int32_t const left = places - order.shared_count(args.taken_from);
-      total += places;
-      taken += left;
-      before += i < request ? places : 0;
-      taken_before += i < request ? left : 0;
+      int32_t const own = order_of(i).count();
+      total += own;
+      before += i < request ? own : 0;
     }
-    total = __reduce_add_sync(~0u, total);
     before = __reduce_add_sync(~0u, before);
-    taken = __reduce_add_sync(~0u, taken);
-    taken_before = __reduce_add_sync(~0u, taken_before);
-    bool const takes = taken > 0 && indexer::takes_pages(total, blocks);
-    if (takes) {
-      total -= taken;
-      before -= taken_before;
-    }
-    indexer::PageShares const shares{static_cast<uint32_t>(total), static_cast<uint32_t>(blocks),
-                                     args.tickets.inverse, takes};
-    PagesByStrata const order = order_of(request);
-    int32_t const own = takes ? order.shared_count(args.taken_from) : order.count();
+    total = __reduce_add_sync(~0u, total);
+    int32_t const own = order_of(request).count();
+    indexer::PageShares const shares(total, blocks, args.tickets);
     first_block = 0;
     count = 0;
     if (own == 0) return;

@@ -9,8 +9,6 @@ namespace dsa_ops::topk_sm90::listed {
 // A row's pages are scored a stratum of 32 equal ones after the other.
 inline constexpr int kStrataLog2 = 5;
 inline constexpr int kStrata = 1 << kStrataLog2;
-// The part of a long row's pages that blocks take as they come: one of so many.
-inline constexpr int kTakenPart = 4;
 // Pages of a part that are its sample, at most. Blocks of a multiprocessor take fewer by turns, so
 // that they do not look for their gates at one time.
 inline constexpr int kSamplePages = 32;
