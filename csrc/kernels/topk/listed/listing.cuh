@@ -78,6 +78,17 @@ struct ListRule {
   }
 };
 
+// Whether the next stage has a page that is taken. If not, it is passed.
+template <class Tile, class Ring>
+__device__ __forceinline__ bool has_page(ListingStorage<Tile>& shared, Ring& keys,
+                                         uint32_t used_stages) {
+  ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
+  if (shared.page_present[keys.stage][0] >= 0) return true;
+  ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
+  keys.advance(used_stages);
+  return false;
+}
+
 template <class Tile>
 __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& shared, int warp,
                                int lane) {
@@ -136,15 +147,6 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       keys.advance(used_stages);
     };
 
-    // Whether there is a page that is taken. If not, its stage is passed.
-    auto const has_page = [&] {
-      ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
-      if (shared.page_present[keys.stage][0] >= 0) return true;
-      ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
-      keys.advance(used_stages);
-      return false;
-    };
-
     int64_t const first_part = part_index(row / kRows, blockIdx.x, kRows, 0);
     auto const list_of = [&](int i) {
       return PartList(args.lists + (first_part + i) * kPartCandidates, shared.gates[i],
@@ -185,7 +187,8 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     for (int32_t s = sampled; s < stages; ++s) score([&](int32_t) { return first_key(s); }, take);
     if (goes_on) {
 #pragma unroll 1
-      while (has_page()) score([](int32_t page) { return (page >> 1) * kPageKeys; }, take);
+      while (has_page<Tile>(shared, keys, used_stages))
+        score([](int32_t page) { return (page >> 1) * kPageKeys; }, take);
     }
     ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
