@@ -4,9 +4,9 @@
 // Pages, queries and barriers are those of sm90_paged_indexer_logits_kernel, but for the order of
 // the pages. The first pages of a part, each of another stratum of the row, are its sample: their
 // logits stay in shared memory until the math warps have found a gate from them. From then on a
-// logit that passes is listed at once. The math warps meet at a named barrier. Two rows of a
-// request share the pages; each has a sample, a gate and a list of its own, and a lane one of the
-// rows.
+// logit that passes is listed at once. Behind its share a block takes pages of its last row as they
+// come (README.md). The math warps meet at a named barrier. Two rows of a request share the pages;
+// each has a sample, a gate and a list of its own, and a lane one of the rows.
 #pragma once
 #include <cmath>
 #include <cstdint>
