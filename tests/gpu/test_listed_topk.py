@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import dsa_ops
 from tests.gpu.paged_cases import (
     HARD_KEYS,
     PagedArguments,
@@ -17,8 +18,9 @@ from tests.gpu.paged_cases import (
     assert_requests_alone,
     model_like,
     paged,
+    row_ends,
 )
-from tests.gpu.tools import on_device
+from tests.gpu.tools import assert_streams_do_not_mix, capture, on_device, poisoned
 from tests.select_arguments import ints
 
 __all__ = ["on_device"]
@@ -86,6 +88,46 @@ def test_several_chunks() -> None:
 
 def test_graph_replays_with_other_lengths() -> None:
     assert_graph_replays(paged(20, 60_000, 16, pages=3000), 2048, (60_000, 3000, 1000, 60_000))
+
+
+@pytest.mark.parametrize("word", [0, 1 << 20, -1])
+def test_memory_that_held_something_else(word: int) -> None:
+    """Pages that blocks take as they come are counted in memory that nobody has prepared."""
+    arguments = paged(20, 60_000, pages=3000)
+    torch.cuda.empty_cache()
+    held_before = torch.full((1 << 26,), word)
+    del held_before
+    assert_equals_unfused(arguments, 2048)
+
+
+def test_calls_on_two_streams_at_once() -> None:
+    calls = [paged(20, 60_000, pages=3000), paged(9, 131_072, 16, pages=3000)]
+    assert_streams_do_not_mix(
+        [lambda own=own: (dsa_ops.paged_indexer_topk(*own, 2048),) for own in calls]
+    )
+
+
+def test_graphs_at_once_with_other_lengths() -> None:
+    """Each replay finds what the one before has left in the workspace, of other lengths."""
+    calls = [paged(20, 60_000, 16, pages=3000), paged(9, 131_072, pages=3000)]
+    results = [poisoned(own[3].numel(), 2048, dtype=torch.int32) for own in calls]
+    graphs = [
+        capture(lambda own=own, out=out: dsa_ops.paged_indexer_topk(*own, 2048, out=out))
+        for own, out in zip(calls, results, strict=True)
+    ]
+    streams = [torch.cuda.Stream() for _ in calls]
+    for longest in (60_000, 3000, 20_000, 131_072):
+        for own in calls:
+            own[3][:] = torch.randint(0, longest + 1, own[3].shape)
+        torch.cuda.synchronize()
+        for _ in range(10):
+            for graph, stream in zip(graphs, streams, strict=True):
+                with torch.cuda.stream(stream):
+                    graph.replay()
+        torch.cuda.synchronize()
+        for own, result in zip(calls, results, strict=True):
+            expected = dsa_ops.topk(dsa_ops.paged_indexer_logits(*own), 2048, row_ends(own))
+            assert torch.equal(result, expected)
 
 
 @pytest.mark.parametrize("top_k", [1, 512, 2048])

@@ -34,6 +34,16 @@ struct CachedArgs : RaggedArgs {
   int32_t num_pages;
 };
 
+// Pages that blocks take as they come: page_tickets.cuh.
+inline constexpr int kTicketBits = 20;  // tickets of a row tile's pages, and each block's in vain
+inline constexpr int kInverseBits = 36;
+inline constexpr int32_t kNoneTaken = 0x7FFFFFFF;
+struct PageTickets {
+  unsigned long long* words;  // of a row tile each, whatever they hold; null: no tickets
+  unsigned long long tag;     // of the launch, above kTicketBits
+  uint64_t inverse;           // of the number of blocks, times 2^kInverseBits, rounded up
+};
+
 struct PagedArgs {
   CUtensorMap query_map;  // e4m3 [batch, next_n, heads, 128]
   CUtensorMap key_map;    // e4m3 [pages, 64, 128]

@@ -8,6 +8,7 @@
 #include "device/ptx/mbarrier.cuh"
 #include "device/ptx/warp.cuh"
 #include "kernels/indexer/args.h"
+#include "kernels/indexer/page_tickets.cuh"
 #include "kernels/indexer/scoring.cuh"
 
 namespace dsa_ops::indexer {
@@ -15,7 +16,6 @@ namespace dsa_ops::indexer {
 // A long call's first pages push out of the L2 what the kernels before have left dirty there: pages
 // that leave first would make do with what room there is beside it. README.md has times.
 inline constexpr int32_t kPushingPages = 12000;
-inline constexpr int32_t kLongCallPages = 44000;
 
 // The rows of a row tile: the request, its first token and how many tokens.
 struct TileRows {
@@ -55,13 +55,67 @@ __device__ __forceinline__ int32_t pages_of(PagedArgs const& args, int32_t row_t
 }
 
 // The order in which a row tile's pages are scored: a place count() of them, page(place) at each,
-// which may lie past the last page.
+// which may lie past the last page. kTaken: blocks take some of a long row tile's as they come, and
+// skip_part() of those that have none of it else. kTilePerRequest: requests have no further row
+// tiles. kFills: the math warps ask at the end whether there are columns past the pages.
 struct PagesInOrder {
+  using Args = PagedArgs;
+  static constexpr bool kTaken = false;
+  static constexpr bool kTilePerRequest = false;
+  static constexpr bool kFills = true;
   int32_t pages;
 
   __device__ __forceinline__ explicit PagesInOrder(int32_t row_pages) : pages(row_pages) {}
   __device__ __forceinline__ int32_t count() const { return pages; }
   __device__ __forceinline__ int32_t page(int32_t place) const { return place; }
+};
+
+// Of so many places of a row tile that has some to take, those that are not.
+__device__ __forceinline__ int32_t fixed_places(int32_t places) {
+  constexpr int32_t kTakenPart = 4;
+  return places - places / kTakenPart;
+}
+
+// Stages of the ring that blocks use which take pages: with fewer pages in flight a longer call
+// leaves more of the dirty lines in the L2 where they are.
+__device__ __forceinline__ uint32_t used_stages(int32_t total, uint32_t stages) {
+  constexpr int32_t kFewStages = 24000;
+  return total < kFewStages ? stages : stages - 1;
+}
+
+// Shares of `total` places, one block's after the other. Whole ones are equal but for the last
+// blocks', so that rows of one length begin with a share; even ones, where blocks take pages, leave
+// no block without. Products that are divided fit 26 bits, for which the inverse of the number of
+// blocks is exact.
+struct PageShares {
+  uint32_t total;
+  uint32_t blocks;
+  uint64_t inverse;
+  bool even;
+
+  // With fewer places a block, those that are taken would be missing in the parts' samples.
+  __device__ __forceinline__ PageShares(uint32_t total, uint32_t blocks, PageTickets const& tickets)
+      : total(total), blocks(blocks), inverse(tickets.inverse) {
+    constexpr uint32_t kBlockPlaces = 16;
+    even = tickets.words != nullptr && total >= kBlockPlaces * blocks;
+  }
+  __device__ __forceinline__ uint32_t begin(uint32_t block) const {
+    return even ? over_blocks(block * total) : min(whole() * block, total);
+  }
+  // The block in whose share a place lies.
+  __device__ __forceinline__ uint32_t block_at(uint32_t place) const {
+    return even ? ((place + 1) * blocks - 1) / total : place / whole();
+  }
+  // A row tile of so many places has some to take: some block's share is of none but its places.
+  __device__ __forceinline__ int32_t taken_from() const {
+    return even ? static_cast<int32_t>(3 * whole()) : kNoneTaken;
+  }
+
+ private:
+  __device__ __forceinline__ uint32_t whole() const { return over_blocks(total + blocks - 1); }
+  __device__ __forceinline__ uint32_t over_blocks(uint32_t places) const {
+    return static_cast<uint32_t>(places * inverse >> kInverseBits);
+  }
 };
 
 template <class Tile>
@@ -79,7 +133,9 @@ class PagedProducer {
   static constexpr bool kPushes = Tile::kColumns <= 128;
 
  public:
-  __device__ PagedProducer(PagedArgs const& args, PagedStorage<Tile>& shared, int lane)
+  using Args = typename Order::Args;
+
+  __device__ PagedProducer(Args const& args, PagedStorage<Tile>& shared, int lane)
       : args_(args), shared_(shared), lane_(lane) {}
 
   // Reads the lengths; needs no barrier yet. Page counts fit 32 bits: 64 logits of 4 bytes exist
@@ -94,8 +150,15 @@ class PagedProducer {
       first_ids_ = page_id(args_.block_table, place_in_turn(lane_), max_pages());
       total_ = pages_of<Tile>(args_, TileRows{0, 0, args_.lengths.next_n});
     } else {
-      first_pages_ = pages_of<Tile>(args_, lane_);
+      first_pages_ = pages_of_tile(lane_);
       total_ = __reduce_add_sync(~0u, Order(first_pages_).count() + places_of_rest());
+      if constexpr (Order::kTaken) {
+        if (lane_ == 0) {
+          shared_.used_stages = used_stages(total_, Block::kKeyStages);
+          shared_.taken_from = shares().taken_from();
+        }
+        __syncwarp();
+      }
     }
     if (kPushes && total_ >= kLongCallPages) {
       pushing_ = kPushingPages / static_cast<int32_t>(gridDim.x) + 1;
@@ -105,52 +168,84 @@ class PagedProducer {
 
   __device__ void run() {
     if constexpr (Tile::kOnly) return run_in_turn();
-    // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product, as
-    // a grid has a block less than there are stages at most.
-    int32_t const blocks = static_cast<int32_t>(gridDim.x);
-    int32_t const stages = (total_ + Block::kWarpgroups - 1) / Block::kWarpgroups;
-    int32_t const share = (stages + blocks - 1) / blocks * Block::kWarpgroups;
-    int32_t const begin = static_cast<int32_t>(
-        min(static_cast<int64_t>(share) * blockIdx.x, static_cast<int64_t>(total_)));
-    int32_t const end = min(begin + share, total_);
+    int32_t begin;
+    int32_t end;
+    if constexpr (Order::kTaken) {
+      begin = static_cast<int32_t>(shares().begin(blockIdx.x));
+      end = static_cast<int32_t>(shares().begin(blockIdx.x + 1));
+    } else {
+      // Whole stages, so that only a piece's last one can be half empty. 32 bits hold the product,
+      // as a grid has a block less than there are stages at most.
+      int32_t const blocks = static_cast<int32_t>(gridDim.x);
+      int32_t const stages = (total_ + Block::kWarpgroups - 1) / Block::kWarpgroups;
+      int32_t const share = (stages + blocks - 1) / blocks * Block::kWarpgroups;
+      begin = static_cast<int32_t>(
+          min(static_cast<int64_t>(share) * blockIdx.x, static_cast<int64_t>(total_)));
+      end = min(begin + share, total_);
+    }
 
+    int32_t row_pages = first_pages_;
     int32_t before = 0;  // pages of the row tiles that come before the 32 looked at
     for (int32_t first = 0; before < end && first < args_.row_tiles; first += 32) {
-      int32_t const row_pages = first == 0 ? first_pages_ : pages_of<Tile>(args_, first + lane_);
+      if (first > 0) row_pages = pages_of_tile(first + lane_);
       int32_t const pages = Order(row_pages).count();
       int32_t const sum = ptx::warp_inclusive_sum(pages);
       int32_t const tile_begin = before + sum - pages;
       int32_t const page_begin = max(begin - tile_begin, 0);
       int32_t const page_end = min(end - tile_begin, pages);
       uint32_t in_share = __ballot_sync(~0u, page_begin < page_end);
+      before += __shfl_sync(~0u, sum, 31);
 #pragma unroll 1
       while (in_share != 0) {
         int const i = __ffs(in_share) - 1;
         in_share &= in_share - 1;
         produce_piece(first + i, Order(__shfl_sync(~0u, row_pages, i)),
-                      __shfl_sync(~0u, page_begin, i), __shfl_sync(~0u, page_end, i));
+                      __shfl_sync(~0u, page_begin, i), __shfl_sync(~0u, page_end, i),
+                      in_share == 0 && before >= end);
       }
-      before += __shfl_sync(~0u, sum, 31);
     }
+    if constexpr (Order::kTaken) take_pages();
     finish();
   }
 
   // In place of plan and run: one of `parts` equal parts of a row tile, which may have none.
   __device__ void run_part(int32_t row_tile, int32_t part, int32_t parts) {
     page_policy_ = ptx::evict_first_policy();
-    Order const order(pages_of<Tile>(args_, row_tile));
+    Order const order(pages_of_tile(row_tile));
     int32_t const places = order.count();
     int32_t const begin = places * part / parts;
     int32_t const end = places * (part + 1) / parts;
     // A piece without stages would end the math warps before its queries are here.
-    if (begin < end) produce_piece(row_tile, order, begin, end);
+    if (begin < end) produce_piece(row_tile, order, begin, end, true);
     finish();
   }
 
  private:
+  __device__ __forceinline__ PageShares shares() const {
+    return PageShares(static_cast<uint32_t>(total_), gridDim.x, args_.tickets);
+  }
+  __device__ __forceinline__ TileRows rows_of(int32_t row_tile) const {
+    if constexpr (Order::kTilePerRequest) return TileRows{row_tile, 0, args_.lengths.next_n};
+    return tile_rows<Tile>(args_, row_tile);
+  }
+  // 0 of tiles past the last.
+  __device__ __forceinline__ int32_t pages_of_tile(int32_t row_tile) const {
+    return row_tile < args_.row_tiles ? pages_of<Tile>(args_, rows_of(row_tile)) : 0;
+  }
+
+  // `last`: nothing else is in the block's share behind it.
   __device__ void produce_piece(int32_t row_tile, Order const& order, int32_t page_begin,
-                                int32_t page_end) {
-    TileRows const rows = tile_rows<Tile>(args_, row_tile);
+                                int32_t page_end, bool last) {
+    TileRows const rows = rows_of(row_tile);
+    bool takes = false;
+    if constexpr (Order::kTaken) {
+      if (order.count() >= shared_.taken_from) {
+        page_begin = fixed_places(page_begin);
+        page_end = fixed_places(page_end);
+        if (page_begin == page_end) return Order::skip_part(args_, row_tile, lane_);
+        takes = last;
+      }
+    }
     // The first page waits for its id alone: ids load before everything else, a group ahead.
     int32_t const* table = args_.block_table + rows.request * args_.block_table_stride;
     auto const id_at = [&](int32_t place) {
@@ -162,13 +257,38 @@ class PagedProducer {
     if (ptx::elect_one()) {
       load_queries(args_, shared_, queries_.stage, rows.first_token, rows.request);
     }
-    send_piece(rows, page_begin, page_end, stages);
+    send_piece(rows, page_begin, page_end, stages, takes);
     for (int32_t group = page_begin; group < page_end; group += 32) {
       int32_t const lane_page = next_page;
       next_page = id_at(group + 32 + lane_);
       int32_t const group_pages = min(page_end - group, 32);
 #pragma unroll 1
       for (int32_t i = 0; i < group_pages; i += Block::kWarpgroups) produce_stage(lane_page, i);
+    }
+  }
+
+  // A row tile has enough places that some block's share ends within it: all that are not shared
+  // out are taken here or there. A ticket is drawn while the page of the one before loads.
+  __device__ __forceinline__ void take_pages() {
+    PagedPiece const& sent = shared_.pieces[queries_.stage ^ 1];  // the block's last, if any
+    static_assert(kQueryStages == 2);
+    __syncwarp();
+    if (sent.goes_on == 0) return;
+    int32_t const row_tile = sent.first_row;
+    Order const order(pages_of_tile(row_tile));
+    int32_t const request = rows_of(row_tile).request;
+    int32_t const* const table = args_.block_table + request * args_.block_table_stride;
+    int32_t place = -1;
+#pragma unroll 1
+    while (true) {
+      int32_t next = 0;
+      if (lane_ == 0) next = draw_ticket(&args_.tickets.words[row_tile], args_.tickets.tag);
+      if (place >= 0) {
+        int32_t const page = place < order.count() ? order.page(place) : -1;
+        produce_stage(page >= 0 ? page_id(table, page, order.pages) : -1, 0, 2 * page);
+        if (page < 0) return;
+      }
+      place = fixed_places(order.count()) + __shfl_sync(~0u, next, 0);
     }
   }
 
@@ -180,7 +300,7 @@ class PagedProducer {
 #pragma unroll 1
     for (int32_t first = 32; first < args_.row_tiles; first += 32 * kGroup) {
       int32_t pages[kGroup];
-      if (args_.tiles_per_request == 1) {
+      if (Order::kTilePerRequest || args_.tiles_per_request == 1) {
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) {
           int32_t const request = first + 32 * i + lane_;
@@ -190,7 +310,7 @@ class PagedProducer {
         }
       } else {
 #pragma unroll
-        for (int i = 0; i < kGroup; ++i) pages[i] = pages_of<Tile>(args_, first + 32 * i + lane_);
+        for (int i = 0; i < kGroup; ++i) pages[i] = pages_of_tile(first + 32 * i + lane_);
       }
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) total += Order(pages[i]).count();
@@ -221,7 +341,7 @@ class PagedProducer {
     if (s > 0) {
       int32_t const left = stage < all_stages ? (all_stages - 1 - stage) / blocks + 1 : 0;
       TileRows const rows{0, 0, args_.lengths.next_n};
-      send_piece(rows, place_in_turn(0), total_, s + left);
+      send_piece(rows, place_in_turn(0), total_, s + left, false);
     } else {
       ptx::mbarrier_wait(&shared_.query_full[0], 0);
     }
@@ -245,7 +365,7 @@ class PagedProducer {
   }
 
   __device__ void send_piece(TileRows const& rows, int32_t page_begin, int32_t page_end,
-                             int32_t stages) {
+                             int32_t stages, bool goes_on) {
     PagedPiece& sent = shared_.pieces[queries_.stage];
     if (lane_ == 0) {
       sent.stages = stages;
@@ -253,6 +373,7 @@ class PagedProducer {
       sent.rows = rows.tokens;
       sent.scan_begin = page_begin * kPageKeys;
       sent.store_end = min(page_end * kPageKeys, args_.max_context_len);
+      if constexpr (Order::kTaken) sent.goes_on = goes_on ? 1 : 0;
     }
     if constexpr (Block::kWeightsStaged) {
       int64_t const row =
@@ -271,8 +392,9 @@ class PagedProducer {
   }
 
   // The pages that lanes `first` on hold. The page after an odd end reads as -1 from its lane:
-  // absent, and not stored either.
-  __device__ __forceinline__ void produce_stage(int32_t lane_page, int32_t first) {
+  // absent, and not stored either. `taken`: what is added to whether a page is present.
+  __device__ __forceinline__ void produce_stage(int32_t lane_page, int32_t first,
+                                                int32_t taken = 0) {
     int32_t pages[Block::kWarpgroups];
     int32_t count = 0;
 #pragma unroll
@@ -285,7 +407,7 @@ class PagedProducer {
     if (ptx::elect_one()) {
 #pragma unroll
       for (int i = 0; i < Block::kWarpgroups; ++i) {
-        shared_.page_present[stage][i] = present(pages[i]);
+        shared_.page_present[stage][i] = present(pages[i]) + taken;
       }
       ptx::mbarrier_arrive_expect_tx(&shared_.key_full[stage], count * kPageBytes);
 #pragma unroll
@@ -294,7 +416,7 @@ class PagedProducer {
       }
     }
     if (kPushes && --pushing_ == 0) page_policy_ = ptx::evict_first_policy();
-    keys_.advance();
+    keys_.advance(Order::kTaken ? shared_.used_stages : Block::kKeyStages);
   }
 
   __device__ __forceinline__ bool present(int32_t page) const {
@@ -314,9 +436,11 @@ class PagedProducer {
     ptx::mbarrier_wait(&shared_.query_empty[queries_.stage], queries_.phase ^ 1);
     if (lane_ == 0) {
       PagedPiece& last = shared_.pieces[queries_.stage];
-      int32_t const columns = (args_.max_context_len + kPageKeys - 1) / kPageKeys;
       last.stages = 0;
-      last.rows = total_ < args_.row_tiles * columns ? 1 : 0;
+      if constexpr (Order::kFills) {
+        int32_t const columns = (args_.max_context_len + kPageKeys - 1) / kPageKeys;
+        last.rows = total_ < args_.row_tiles * columns ? 1 : 0;
+      }
     }
     if (Block::kWeightsStaged) {
       ptx::cp_async_mbarrier_arrive_noinc(&shared_.piece_full[queries_.stage]);
@@ -325,7 +449,7 @@ class PagedProducer {
     ptx::launch_dependent_kernels();
   }
 
-  PagedArgs const& args_;
+  Args const& args_;
   PagedStorage<Tile>& shared_;
   int const lane_;
   int32_t first_ids_ = -1;   // of the lane's page (kOnly)

@@ -63,8 +63,8 @@ struct RingPosition {
   uint32_t stage = 0;
   uint32_t phase = 0;
 
-  __device__ __forceinline__ void advance() {
-    if (++stage == kStages) {
+  __device__ __forceinline__ void advance(uint32_t stages = kStages) {
+    if (++stage == stages) {
       stage = 0;
       phase ^= 1;
     }

@@ -8,6 +8,7 @@ namespace dsa_ops::indexer {
 inline constexpr int kHeadDim = 128;  // bytes of an e4m3 head: one row of the 128B swizzle
 inline constexpr int kPageKeys = 64;  // keys of an index-cache page: 64 x 128 e4m3, 64 fp32 scales
 inline constexpr int kPageScalesOffset = kPageKeys * kHeadDim;
+inline constexpr int32_t kLongCallPages = 44000;  // and more
 inline constexpr int kPageBytes = kPageKeys * (kHeadDim + 4);
 
 // Two math warpgroups score 64 keys each of every 128-key stage. In the third warpgroup one warp
@@ -123,6 +124,7 @@ struct PagedPiece {
   int32_t rows;        // of the tile that exist; no more work: not 0 if columns are left to fill
   int32_t scan_begin;  // first key scored
   int32_t store_end;   // keys at and after it are not stored
+  int32_t goes_on;     // not 0: pages that are taken follow, and a last one that is none
   int32_t row_lengths[4];
 };
 
@@ -155,7 +157,10 @@ struct alignas(1024) PagedStorage {
   uint64_t query_empty[kQueryStages];
   uint64_t key_full[Block::kKeyStages];
   uint64_t key_empty[Block::kKeyStages];
+  // 0 or 1; twice its place in the row more of a page that is taken, below 0 of the last.
   int32_t page_present[Block::kKeyStages][Block::kWarpgroups];
+  uint32_t used_stages;  // of the ring; by blocks that take pages as they come
+  int32_t taken_from;    // places of a row tile that leaves some to be taken, at least
   PagedPiece pieces[kQueryStages];
   alignas(1024) uint8_t queries[kQueryStages][Tile::kQueryBytes];
   alignas(1024) uint8_t keys[Block::kKeyStages][Block::kStageBytes];

@@ -13,7 +13,10 @@ struct ListingArgs : indexer::PagedArgs {
   ListedPart* parts;
   Candidate* lists;  // [parts][kPartCandidates]
   int32_t top_k;
+  indexer::PageTickets tickets;
 };
+// A kernel's arguments are constants from byte 528 on: all of these in one line of 64.
+static_assert((528 + sizeof(indexer::PagedArgs)) % 64 == 16 && sizeof(indexer::PageTickets) == 24);
 
 // A row that the lists do not settle is scored again, with logits: `listing` has row tiles of one
 // row.

@@ -4,12 +4,13 @@
 // Pages, queries and barriers are those of sm90_paged_indexer_logits_kernel, but for the order of
 // the pages. The first pages of a part, each of another stratum of the row, are its sample: their
 // logits stay in shared memory until the math warps have found a gate from them. From then on a
-// logit that passes is listed at once. The math warps meet at a named barrier. Two rows of a
-// request share the pages; each has a sample, a gate and a list of its own, and a lane one of the
-// rows.
+// logit that passes is listed at once. Behind its share a block takes pages of its last row as they
+// come (README.md). The math warps meet at a named barrier. Two rows of a request share the pages;
+// each has a sample, a gate and a list of its own, and a lane one of the rows.
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
 #include "kernels/indexer/sm90_paged.cuh"
 #include "kernels/topk/listed/args.h"
@@ -77,6 +78,17 @@ struct ListRule {
   }
 };
 
+// Whether the next stage has a page that is taken. If not, it is passed.
+template <class Tile, class Ring>
+__device__ __forceinline__ bool has_page(ListingStorage<Tile>& shared, Ring& keys,
+                                         uint32_t used_stages) {
+  ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
+  if (shared.page_present[keys.stage][0] >= 0) return true;
+  ptx::mbarrier_arrive(&shared.key_empty[keys.stage]);
+  keys.advance(used_stages);
+  return false;
+}
+
 template <class Tile>
 __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& shared, int warp,
                                int lane) {
@@ -94,11 +106,13 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
   int32_t const turn = static_cast<int32_t>(blockIdx.x * Block::kPerSm / gridDim.x);
   int32_t const sample_pages = kSamplePages - turn * kSampleSteps;
 
+  uint32_t const used_stages = kRows == 1 ? shared.used_stages : Block::kKeyStages;
   for (;;) {
     ptx::mbarrier_wait(&shared.piece_full[queries.stage], queries.phase);
     indexer::PagedPiece const& piece = shared.pieces[queries.stage];
     int32_t const stages = piece.stages;
     if (stages == 0) return;
+    bool const goes_on = kRows == 1 && piece.goes_on != 0;
     int32_t const row = piece.first_row;
     int32_t const length = piece.row_lengths[own];
     int32_t const longest = max(piece.row_lengths[0], piece.row_lengths[kRows - 1]);
@@ -116,21 +130,21 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     auto const first_key = [&](int32_t stage) {
       return order.page(first_place + stage) * kPageKeys;
     };
-    // Scores a stage and hands `take` its logits of keys that the row has.
-    auto const score = [&](int32_t stage, auto const& take) {
+    // Scores the next stage and hands `take` its logits of keys that the row has.
+    auto const score = [&](auto const& first_key_of, auto const& take) {
       ptx::mbarrier_wait(&shared.key_full[keys.stage], keys.phase);
       float const scale = shared.scales[keys.stage][lane_key];
-      bool const present = shared.page_present[keys.stage][0] != 0;
+      int32_t const page = shared.page_present[keys.stage][0];
       indexer::score_keys<Tile>(
           registers, indexer::descriptor_at(first_keys, keys.stage * Block::kStageBytes),
           query_tile, scale, lane, [&] { ptx::mbarrier_arrive(&shared.key_empty[keys.stage]); },
           [&](int, float logit) {
-            int32_t const n = first_key(stage) + lane_key;
+            int32_t const n = first_key_of(page) + lane_key;
             bool const exists = takes && n < length;
-            logit = present ? logit : -INFINITY;
+            logit = page & 1 ? logit : -INFINITY;
             take(logit, n, exists);
           });
-      keys.advance();
+      keys.advance(used_stages);
     };
 
     int64_t const first_part = part_index(row / kRows, blockIdx.x, kRows, 0);
@@ -143,10 +157,11 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
     GateStorage& own_gate = shared.gates[own];
 #pragma unroll 1
     for (int32_t s = 0; s < sampled; ++s) {
-      score(s, [&](float logit, int32_t, bool exists) {
-        if (exists) PartGate(own_gate).count(logit);
-        if (takes) own_gate.sample[s * kPageKeys + lane_key] = exists ? logit : -INFINITY;
-      });
+      score([&](int32_t) { return first_key(s); },
+            [&](float logit, int32_t, bool exists) {
+              if (exists) PartGate(own_gate).count(logit);
+              if (takes) own_gate.sample[s * kPageKeys + lane_key] = exists ? logit : -INFINITY;
+            });
     }
     ListRule passes;
     ListedPart headers[kRows];
@@ -165,11 +180,15 @@ __device__ void score_and_list(ListingArgs const& args, ListingStorage<Tile>& sh
       }
     }
     PartGate(own_gate).meet();
+    auto const take = [&](float logit, int32_t n, bool exists) {
+      if (exists && passes(logit, n)) list.append_later(logit, n);
+    };
 #pragma unroll 1
-    for (int32_t s = sampled; s < stages; ++s) {
-      score(s, [&](float logit, int32_t n, bool exists) {
-        if (exists && passes(logit, n)) list.append_later(logit, n);
-      });
+    for (int32_t s = sampled; s < stages; ++s) score([&](int32_t) { return first_key(s); }, take);
+    if (goes_on) {
+#pragma unroll 1
+      while (has_page<Tile>(shared, keys, used_stages))
+        score([](int32_t page) { return (page >> 1) * kPageKeys; }, take);
     }
     ptx::mbarrier_arrive(&shared.query_empty[queries.stage]);
     queries.advance();
@@ -197,12 +216,14 @@ __global__ void __launch_bounds__(indexer::PagedBlock<ListingTile<kHeads, kRows>
   int const warp = indexer::uniform(static_cast<int32_t>(threadIdx.x) / 32);
   int const lane = static_cast<int>(threadIdx.x) % 32;
 
-  indexer::PagedProducer<Tile, PagesByStrata> producer(args, shared, lane);
+  using Order = std::conditional_t<kRows == 1, PagesTaken, PagesByStrata>;
+  indexer::PagedProducer<Tile, Order> producer(args, shared, lane);
   if (warp == Block::kProducerWarp) {
     producer.plan();
   } else if (warp == 0) {
     if (lane == 0) {
       for (uint32_t& count : shared.num_listed) count = 0;
+      for (indexer::PagedPiece& piece : shared.pieces) piece.goes_on = 0;
       indexer::init_paged_barriers(static_cast<indexer::PagedStorage<Tile>&>(shared));
     }
   } else if (warp < Block::kMathWarps) {

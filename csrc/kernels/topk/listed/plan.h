@@ -11,6 +11,7 @@ namespace dsa_ops::topk_sm90::listed {
 inline constexpr int64_t kMinColumns = 8192;    // more
 inline constexpr int64_t kMaxColumns = 262144;  // whose winners' bitmap fits shared memory
 inline constexpr int64_t kMinLogits = int64_t{1} << 20;
+inline constexpr int64_t kMaxTakenPages = 80000;  // fewer, where blocks take some as they come
 inline constexpr int64_t kMinPairLogits = int64_t{1} << 23;  // of two rows per request
 
 // Calls whose parts are long enough for a sample to tell something, and whose rows a single round
@@ -31,7 +32,7 @@ constexpr bool lists_candidates(int64_t num_rows, int64_t rows_per_request, int3
 constexpr int64_t workspace_bytes(int64_t num_rows, int64_t num_columns) {
   if (!lists_rows(num_rows, num_columns, kMaxRows)) return 0;
   int64_t const part_bytes = sizeof(ListedPart) + kPartCandidates * sizeof(Candidate);
-  return (num_rows + kMaxParts) * part_bytes;
+  return (num_rows + kMaxParts) * part_bytes + kMaxRows * int64_t{sizeof(uint64_t)};
 }
 
 }  // namespace dsa_ops::topk_sm90::listed

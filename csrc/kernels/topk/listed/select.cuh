@@ -291,9 +291,8 @@ __global__ void __launch_bounds__(kThreads, 1)
                          args.topk.window_words);
   if (threadIdx.x < 32) {
     int32_t const rows = args.listing.lengths.next_n;
-    RequestParts const parts(args.listing.lengths, static_cast<int32_t>(gridDim.x) / rows,
-                             static_cast<int32_t>(blockIdx.x) / rows, args.listing.unscored_length,
-                             args.listing_blocks);
+    RequestParts const parts(args.listing, static_cast<int32_t>(gridDim.x) / rows,
+                             static_cast<int32_t>(blockIdx.x) / rows, args.listing_blocks);
     if (threadIdx.x == 0) {
       shared.num_winners = 0;
       shared.num_candidates = 0;
@@ -304,6 +303,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   Selector selector(shared.select, args.topk.top_k);
   ptx::wait_for_prior_kernels();
+  if (threadIdx.x == 0 && args.listing.tickets.words != nullptr) {
+    args.listing.tickets.words[blockIdx.x] = 0;  // for a launch repeated by a graph
+  }
   if (shared.row_length <= args.topk.top_k) {
     int32_t const row = blockIdx.x;
     write_whole_row<kThreads>(args.topk, RowRange(args.topk, row), SlotMap(args.topk, row), 0, 1,
