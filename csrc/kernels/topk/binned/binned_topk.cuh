@@ -1,44 +1,33 @@
 // indices[t, :] = ascending positions (or slots) of the top_k best of logits[t, start(t) : end(t)].
 //
 // A block takes one row, which its threads hold in registers: a logit is read once, and all loads
-// are in flight at once. Every warp has the same 32 samples of the row, whose order gives a map of
-// values to bins before the row is here, so that each logit is counted once, by two multiplications
-// and an atomic. Bins above that of the k-th best win; the few keys of that bin are ranked.
+// are in flight at once. The order of 128 samples gives a map of values to buckets before the row
+// is here, which count logits and keep them, so that every warp finds the k-th best by itself as
+// soon as the block has met once.
 //
-// Registers: two words per key. Shared memory: SharedStorage. Barriers are described where they
-// stand.
+// Registers: a word per key. Shared memory: BucketStorage. Barriers are described where they stand.
 #pragma once
 #include <cstdint>
 
 #include "device/ptx/grid.cuh"
 #include "kernels/topk/binned/bin_map.cuh"
+#include "kernels/topk/binned/buckets.cuh"
 #include "kernels/topk/binned/traits.h"
 #include "kernels/topk/binned/write_best.cuh"
+#include "kernels/topk/binned/write_kept.cuh"
 #include "kernels/topk/held_packets.cuh"
 #include "kernels/topk/packet.cuh"
 #include "kernels/topk/row_range.cuh"
 
 namespace dsa_ops::topk_sm90::binned {
 
-// A logit of the lane-th part of the row, at a scrambled place.
-template <LogitsType kType, class Element>
-__device__ __forceinline__ float sample_of_lane(Element const* row, int span) {
-  uint32_t const part = static_cast<uint32_t>(span) / 32;
-  if (part == 0) return 0;
-  uint32_t const lane = threadIdx.x % 32;
-  return Packet<kType>::logit(row[part * lane + __umulhi((lane + 1) * 0x9E3779B1u, part)]);
-}
-
 template <LogitsType kType>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     binned_topk_kernel(__grid_constant__ KernelArgs const args) {
   using Packets = HeldPackets<kType, kThreadKeys>;
   using Element = typename Packets::Element;
-  // The last packets wait for the samples, which would come later if they did not. Microseconds
-  // with 1, 2, 3, 4 float32 packets ahead: 128 x 8K 8.8, 8.8, 8.8, 9.2, 1 x 8K 7.0, 7.0, 6.9, 6.8.
-  constexpr int kEarlyTiles = Packets::kTiles - 1;
   extern __shared__ __align__(128) unsigned char memory[];
-  SharedStorage& shared = *reinterpret_cast<SharedStorage*>(memory);
+  BucketStorage& shared = *reinterpret_cast<BucketStorage*>(memory);
 
   touch_width(args);
   ptx::wait_for_prior_kernels();
@@ -51,29 +40,34 @@ __global__ void __launch_bounds__(kThreads)
   Element const* const logits = static_cast<Element const*>(args.logits) +
                                 int64_t{blockIdx.x} * args.logits_row_stride +
                                 (from_zero ? 0 : range.start);
-  float const sample = sample_of_lane<kType>(logits, span);
-  Packets const packets(logits, span);
-  float values[kThreadKeys];
-  packets.template load_tiles<0, kEarlyTiles>(values);
-  // While the loads are on their way.
-  for (int i = opaque(threadIdx.x); i < kValueBins / 4; i += kThreads) {
-    reinterpret_cast<uint4*>(shared.bins)[i] = make_uint4(0, 0, 0, 0);
+  float const sample = finite(sample_of_thread<kType>(logits, span));
+  // While the samples are on their way.
+  if (threadIdx.x < kBuckets / 4) {
+    reinterpret_cast<uint4*>(shared.counts)[threadIdx.x] = make_uint4(0, 0, 0, 0);
   }
-  prepare_output(args, shared);
+  prepare_output(args, shared.select);
   if (from_zero) range = RowRange(args, opaque(blockIdx.x), end);
-  SampleRanks const ranks(args.top_k, range.length);
-  sort_by_warps<kWarps>(shared.samples, finite(sample));
+  SampleRanks const ranks(args.top_k, range.length, kSamples);
+  // The row's loads wait for the thread's sample, which would come later if they did not.
+  // Microseconds with 0, 1, 2, 3 of four float32 packets ahead: 128 x 8K 8.2, 8.4, 8.6, 8.7, 1 x 8K
+  // 6.8, 6.7, 6.8, 6.8.
+  Packets packets(logits, span);
+  packets.logits += zero_after(sample);
+  float values[kThreadKeys];
+  packets.load(values);
+  // Barriers: the samples; their order.
+  uint32_t const sample_key = announce_sample(shared, sample);
   __syncthreads();
-  packets.template load_tiles<kEarlyTiles, Packets::kTiles>(values);
-  if (range.length <= args.top_k) {
+  sort_samples(shared, sample, sample_key);
+  if (__builtin_expect(range.length <= args.top_k, 0)) {
     write_whole_row<kThreads>(args, range, SlotMap(args, blockIdx.x), 0, 1,
                               args.indices + int64_t{blockIdx.x} * args.indices_row_stride);
     return;
   }
-
-  BinMap const bin_of(ranks, [&](int rank) { return shared.samples[rank]; });
+  __syncthreads();
+  BucketMap const map(ranks, shared.sorted);
   packets.drop_beyond(values, range.length);
-  write_best<kType, false>(args, shared, bin_of, packets, values, range.length);
+  write_kept<kType>(args, shared, map, packets, values, range.length);
 }
 
 }  // namespace dsa_ops::topk_sm90::binned

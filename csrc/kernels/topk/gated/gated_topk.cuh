@@ -51,8 +51,12 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     }
     list_passing(args, shared, list, own, sample, selector);
   }
+  if (shared.gate.likely_tied && write_tied<kType, kClusterSize, kThreads>(args, shared, list)) {
+    return;
+  }
   uint32_t keys[kKeys];
   uint32_t const count = settle<kType>(args, shared, list, selector, keys);
+  if (count == kWritten) return;
   write_winners<kClusterSize, kThreads>(args, shared, list, count, keys, selector.verdict());
 }
 

@@ -6,6 +6,7 @@
 #include "kernels/topk/cluster_select.cuh"
 #include "kernels/topk/gated/collect.cuh"
 #include "kernels/topk/gated/gate.cuh"
+#include "kernels/topk/gated/tied.cuh"
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/row_range.cuh"
@@ -41,12 +42,14 @@ struct Assignment {
 };
 
 inline constexpr uint32_t kBeyondCapacity = ~0u;
+inline constexpr uint32_t kWritten = ~0u - 1;  // by settle() itself
 
 // Before the barrier that list_passing() has first.
 template <int kClusterSize, int kThreads, class Storage>
 __device__ __forceinline__ void prepare_listing(KernelArgs const& args, Storage& shared,
                                                 Candidate* list,
                                                 ClusterSelect<kClusterSize, kThreads>& selector) {
+  prepare_tally<kClusterSize>(shared);
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
@@ -75,16 +78,9 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
                               [&] { stream.template begin<kEarly, kDepth>(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
-  if constexpr (kClusterSize == 1) note_ties<kType>(shared, own.slice, stream.packets[0]);
+  note_ties<kType>(shared, own.slice, stream.packets[0]);
   collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
           own.slice, stream, logit_of(shared.gate.key));
-  // Again, as to keep it would take too many registers.
-  if constexpr (kClusterSize > 1) {
-    if (shared.gate.likely_tied) {
-      stream.load(own.slice, 0, opaque(threadIdx.x));
-      note_ties<kType>(shared, own.slice, stream.packets[0]);
-    }
-  }
   __syncthreads();
 }
 
@@ -103,7 +99,7 @@ __device__ __forceinline__ uint32_t add_ties(KernelArgs const& args, Storage& sh
 // Selects among what is listed, whose number it returns; `keys` are then those of the lists. If too
 // few pass the gate, the tie beneath it may fill up the lists, ahead of the selection where the
 // sample tells that it will have to; if that does not do, and where more pass than a list takes, a
-// block lists the best of its slice.
+// block lists the best of its slice. kWritten if the tie fills up the row and nothing is left to do.
 template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
 __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shared, Candidate* list,
                                            ClusterSelect<kClusterSize, kThreads>& selector,
@@ -144,6 +140,7 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
     count = kBeyondCapacity;
     if (above_tie) {
       above_tie = false;
+      if (write_tied<kType, kClusterSize, kThreads>(args, shared, list)) return kWritten;
       count = add_ties<kType, kClusterSize, kThreads>(args, shared, list, shared.num_candidates,
                                                       selector.remaining());
       interval = Interval{low - 1, 0, 0};

@@ -1,0 +1,100 @@
+// From a row that a block's threads hold, and a map of its values to buckets, to its indices.
+#pragma once
+#include <cstdint>
+
+#include "kernels/topk/binned/buckets.cuh"
+#include "kernels/topk/binned/select_inside.cuh"
+#include "kernels/topk/binned/traits.h"
+#include "kernels/topk/held_packets.cuh"
+#include "kernels/topk/keys.cuh"
+#include "kernels/topk/packet.cuh"
+#include "kernels/topk/row_range.cuh"
+#include "kernels/topk/tile_ranks.cuh"
+
+namespace dsa_ops::topk_sm90::binned {
+
+// Bits of the logits that a threshold lets win. One barrier if ties have to be told apart.
+template <class Ranks>
+__device__ __forceinline__ uint32_t mask_of(SharedStorage& shared, Threshold const& threshold,
+                                            float const (&values)[kThreadKeys]) {
+  uint32_t mask = 0;
+  if (threshold.ties == 0) {
+#pragma unroll
+    for (int i = 0; i < kThreadKeys; ++i) {
+      set_if_not_below(mask, values[i], threshold.logit, 1u << i);
+    }
+    return mask;
+  }
+  uint32_t equal = 0;
+#pragma unroll
+  for (int i = 0; i < kThreadKeys; ++i) {
+    mask |= values[i] > threshold.logit ? 1u << i : 0;
+    equal |= values[i] == threshold.logit ? 1u << i : 0;
+  }
+  Ranks const ranks(equal);
+  uint32_t const first = sum_of_lower_warps<kThreads>(shared.warp_values[0], ranks.total());
+  ranks.visit(equal, [&](int bit, uint32_t rank) {
+    if (first + rank < threshold.ties) mask |= 1u << bit;
+  });
+  return mask;
+}
+
+// Writes the best of a row of `length` logits. Barriers: the logits' counts; those of a crowd, of
+// ties or of a crowded bucket; the warps' sums.
+template <LogitsType kType>
+__device__ __forceinline__ void write_kept(KernelArgs const& args, BucketStorage& shared,
+                                           BucketMap const& map,
+                                           HeldPackets<kType, kThreadKeys> const& packets,
+                                           float const (&values)[kThreadKeys], int length) {
+  constexpr int kLogits = Packet<kType>::kLogits;
+  using Ranks = TileRanks<kLogits, kThreadKeys / kLogits>;
+  int const lane = threadIdx.x % 32;
+  bool const crowded = map.is_crowded();
+  uint32_t mask = 0;
+  Place place{0, static_cast<uint32_t>(args.top_k), 0};
+  bool done = false;
+  if (!crowded) {
+    uint32_t const above = __reduce_add_sync(kAllLanes, fill_buckets<kLogits>(shared, map, values));
+    if (lane == 0) shared.above[threadIdx.x / 32] = above;
+    __syncthreads();
+    int const all_above = __reduce_add_sync(kAllLanes, lane < kWarps ? shared.above[lane] : 0);
+    Place const found = find_bucket(shared, args.top_k - all_above);
+    done = found.inside - 1 < kBucketKeys;
+    if (done) {
+      mask = mask_of<Ranks>(shared.select, find_threshold(shared, found), values);
+    } else if (found.inside != 0) {
+      place = found;
+    }
+  } else {
+    done = select_crowd<Ranks>(shared.select, values, map.crowd(), args.top_k, mask);
+  }
+  if (__builtin_expect(!done, 0)) {
+    float const bucket = BucketMap::kFirst + static_cast<float>(place.bin);
+    uint32_t keys[kThreadKeys];
+#pragma unroll
+    for (int i = 0; i < kThreadKeys; ++i) {
+      float const at = map(values[i]);
+      bool const inside = place.inside == 0 || at == bucket;
+      if (place.inside != 0 && at > bucket) mask |= 1u << i;
+      keys[i] = inside && packets.holds(i, length) ? key_of(values[i]) : kNoKey;
+    }
+    __syncthreads();
+    mask |= select_any<Ranks>(shared.select, keys, place.rank);
+  }
+  uint32_t const count = __reduce_add_sync(kAllLanes, __popc(mask));
+  if (lane == 0) shared.select.warp_values[1][threadIdx.x / 32] = count;
+  gather_winners(shared.select, mask, Ranks(mask));
+  Output const output = shared.select.output;
+  __syncthreads();
+  uint32_t const first = __reduce_add_sync(
+      kAllLanes, lane < threadIdx.x / 32 ? shared.select.warp_values[1][lane] : 0);
+  int32_t* const indices = output.indices + first;
+  if (output.to_slots) {
+    write_gathered(shared.select, count, packets.warp_first(), SlotMap(args, opaque(blockIdx.x)),
+                   indices);
+  } else {
+    write_gathered(shared.select, count, packets.warp_first(), SlotMap(output.offset), indices);
+  }
+}
+
+}  // namespace dsa_ops::topk_sm90::binned
