@@ -9,12 +9,18 @@
 #include "kernels/topk/candidates.cuh"
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/packet.cuh"
-#include "kernels/topk/row_range.cuh"
 
 namespace dsa_ops::topk_sm90::gated {
 
 // Of a block that cannot say: more than any top_k, and the sum over a cluster fits a word.
 inline constexpr uint32_t kNoTally = 1u << 24;
+
+// A block's winners, in order in shared memory: where they begin in the row's, and their number.
+struct OrderedWinners {
+  uint32_t first;
+  uint32_t number;
+};
+inline constexpr uint32_t kNotOrdered = ~0u;  // as `first`
 
 // What the blocks of a row have found.
 struct RowTally {
@@ -84,19 +90,25 @@ __device__ __forceinline__ void set_packet_bits(uint32_t* bitmap, uint32_t bits)
   if (thread % kSharers == 0 && word != 0) atomicOr(&bitmap[bitmap_place(thread / kSharers)], word);
 }
 
-// Writes the block's winners if the row's k-th best is the tie and the row's first packets have
-// enough of it; false if not, with the bitmap cleared. Once a row. Barriers: the ties' sum; the
-// bits; their sum; the ranks; the winners. A function of its own, as other rows would have to jump
-// over it: 64 x 32K 12.5 microseconds instead of 12.2, but 10.7 and not 11.4 with ties.
-template <LogitsType kType, int kClusterSize, int kThreads, class Storage>
-__device__ __noinline__ bool write_tied(KernelArgs const& args, Storage& shared, Candidate* list) {
+// Orders the block's winners if the row's k-th best is the tie and the row's first packets have
+// enough of it; if not, the bitmap is clear again. Once a row. Barriers: the ties' sum; the bits;
+// their sum; the ranks; the winners. A function of its own, as other rows would have to jump over
+// it, 64 x 32K 12.5 microseconds instead of 12.2; it is given no addresses, as those would be
+// generic.
+template <LogitsType kType, int kClusterSize, int kThreads>
+__device__ __noinline__ OrderedWinners order_tied(uint32_t top_k, uint32_t capacity,
+                                                  uint32_t window_words) {
+  using Storage = SharedStorage<kClusterSize, kThreads>;
+  extern __shared__ __align__(128) unsigned char memory[];
+  Storage& shared = *reinterpret_cast<Storage*>(memory);
+  Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
   constexpr int kLogits = Packet<kType>::kLogits;
   bool const is_first = blockIdx.x % kClusterSize == 0;
   uint32_t const thread = opaque(threadIdx.x);
   uint32_t const count = shared.num_candidates;
-  uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + opaque(args.capacity));
+  uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + capacity);
   uint32_t const num_words = (static_cast<uint32_t>(shared.slice_count) + 31) / 32;
-  bool const fits = count <= args.capacity && num_words <= args.window_words;
+  bool const fits = count <= capacity && num_words <= window_words;
   uint32_t bits = is_first && shared.ties_noted ? shared.tie_bits[thread] : 0;
   uint32_t const counts[1] = {static_cast<uint32_t>(__popc(bits))};
   BlockSums<kThreads, 1> const ties(shared.warp_sums[1], counts);
@@ -110,12 +122,12 @@ __device__ __noinline__ bool write_tied(KernelArgs const& args, Storage& shared,
     }
   }
   RowTally const tally = receive_tallies<kClusterSize>(shared, own);
-  uint32_t const wanted = args.top_k - tally.candidates;  // of the ties
-  if (tally.candidates >= args.top_k || wanted > tally.first_ties) {
+  uint32_t const wanted = top_k - tally.candidates;  // of the ties
+  if (tally.candidates >= top_k || wanted > tally.first_ties) {
     __syncthreads();
-    clear_bitmap<kThreads>(bitmap, args.window_words);
+    clear_bitmap<kThreads>(bitmap, window_words);
     __syncthreads();
-    return false;
+    return OrderedWinners{kNotOrdered, 0};
   }
   if (is_first) {
     bits = first_bits(bits, wanted - min(wanted, ties.before[0]));
@@ -130,8 +142,7 @@ __device__ __noinline__ bool write_tied(KernelArgs const& args, Storage& shared,
   for (uint32_t word = begin; word < end; ++word) set[0] += __popc(bitmap[bitmap_place(word)]);
   BlockSums<kThreads, 1> const sums(shared.warp_sums[0], set);
   uint16_t* const ranks = reinterpret_cast<uint16_t*>(shared.bins.bins);
-  int32_t* const winners =
-      reinterpret_cast<int32_t*>(bitmap + args.window_words + args.window_words / 32);
+  int32_t* const winners = reinterpret_cast<int32_t*>(bitmap + window_words + window_words / 32);
   uint32_t rank = sums.before[0];
 #pragma unroll 1
   for (uint32_t word = begin; word < end; ++word) {
@@ -149,15 +160,7 @@ __device__ __noinline__ bool write_tied(KernelArgs const& args, Storage& shared,
 #pragma unroll 1
   for (; bits != 0; bits &= bits - 1) write(thread * kLogits + __ffs(bits) - 1);
   __syncthreads();
-  int32_t const row = opaque(blockIdx.x) / kClusterSize;
-  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride +
-                           tally.candidates_before + (is_first ? 0 : wanted);
-  SlotMap const slot(args, row);
-#pragma unroll 1
-  for (uint32_t i = thread; i < sums.total[0]; i += kThreads) {
-    indices[i] = slot(shared.slice_begin + winners[i]);
-  }
-  return true;
+  return OrderedWinners{tally.candidates_before + (is_first ? 0 : wanted), sums.total[0]};
 }
 
 }  // namespace dsa_ops::topk_sm90::gated
