@@ -39,6 +39,49 @@ __device__ __forceinline__ uint32_t mask_of(SharedStorage& shared, Threshold con
   return mask;
 }
 
+// Bits of the `place.rank` best of the logits in a bucket that does not keep all of its own, and of
+// those above; of all logits if it has none inside. Barriers: one, and those of select_any().
+template <class Ranks, class Packets>
+__device__ __forceinline__ uint32_t mask_of_any(SharedStorage& shared, BucketMap const& map,
+                                                Packets const& packets,
+                                                float const (&values)[kThreadKeys], int length,
+                                                Place const& place) {
+  float const bucket = BucketMap::kFirst + static_cast<float>(place.bin);
+  bool const everywhere = place.inside == 0;
+  uint32_t mask = 0;
+  uint32_t keys[kThreadKeys];
+#pragma unroll
+  for (int i = 0; i < kThreadKeys; ++i) {
+    float const at = map(values[i]);
+    if (!everywhere && at > bucket) mask |= 1u << i;
+    bool const counts = (everywhere || at == bucket) && packets.holds(i, length);
+    keys[i] = counts ? key_of(values[i]) : kNoKey;
+  }
+  __syncthreads();
+  return mask | select_any<Ranks>(shared, keys, place.rank);
+}
+
+// Writes what the bits stand for, in order. One barrier: the warps' sums.
+template <class Ranks, class Packets>
+__device__ __forceinline__ void write_masked(KernelArgs const& args, SharedStorage& shared,
+                                             Packets const& packets, uint32_t mask) {
+  int const lane = threadIdx.x % 32;
+  int const warp = threadIdx.x / 32;
+  uint32_t const count = __reduce_add_sync(kAllLanes, __popc(mask));
+  if (lane == 0) shared.warp_values[1][warp] = count;
+  gather_winners(shared, mask, Ranks(mask));
+  Output const output = shared.output;
+  __syncthreads();
+  uint32_t const first =
+      __reduce_add_sync(kAllLanes, lane < warp ? shared.warp_values[1][lane] : 0);
+  int32_t* const indices = output.indices + first;
+  if (output.to_slots) {
+    write_gathered(shared, count, packets.warp_first(), SlotMap(args, opaque(blockIdx.x)), indices);
+  } else {
+    write_gathered(shared, count, packets.warp_first(), SlotMap(output.offset), indices);
+  }
+}
+
 // Writes the best of a row of `length` logits. Barriers: the logits' counts; those of a crowd, of
 // ties or of a crowded bucket; the warps' sums.
 template <LogitsType kType>
@@ -49,11 +92,10 @@ __device__ __forceinline__ void write_kept(KernelArgs const& args, BucketStorage
   constexpr int kLogits = Packet<kType>::kLogits;
   using Ranks = TileRanks<kLogits, kThreadKeys / kLogits>;
   int const lane = threadIdx.x % 32;
-  bool const crowded = map.is_crowded();
   uint32_t mask = 0;
   Place place{0, static_cast<uint32_t>(args.top_k), 0};
   bool done = false;
-  if (!crowded) {
+  if (!map.is_crowded()) {
     uint32_t const above = __reduce_add_sync(kAllLanes, fill_buckets<kLogits>(shared, map, values));
     if (lane == 0) shared.above[threadIdx.x / 32] = above;
     __syncthreads();
@@ -69,32 +111,9 @@ __device__ __forceinline__ void write_kept(KernelArgs const& args, BucketStorage
     done = select_crowd<Ranks>(shared.select, values, map.crowd(), args.top_k, mask);
   }
   if (__builtin_expect(!done, 0)) {
-    float const bucket = BucketMap::kFirst + static_cast<float>(place.bin);
-    uint32_t keys[kThreadKeys];
-#pragma unroll
-    for (int i = 0; i < kThreadKeys; ++i) {
-      float const at = map(values[i]);
-      bool const inside = place.inside == 0 || at == bucket;
-      if (place.inside != 0 && at > bucket) mask |= 1u << i;
-      keys[i] = inside && packets.holds(i, length) ? key_of(values[i]) : kNoKey;
-    }
-    __syncthreads();
-    mask |= select_any<Ranks>(shared.select, keys, place.rank);
+    mask = mask_of_any<Ranks>(shared.select, map, packets, values, length, place);
   }
-  uint32_t const count = __reduce_add_sync(kAllLanes, __popc(mask));
-  if (lane == 0) shared.select.warp_values[1][threadIdx.x / 32] = count;
-  gather_winners(shared.select, mask, Ranks(mask));
-  Output const output = shared.select.output;
-  __syncthreads();
-  uint32_t const first = __reduce_add_sync(
-      kAllLanes, lane < threadIdx.x / 32 ? shared.select.warp_values[1][lane] : 0);
-  int32_t* const indices = output.indices + first;
-  if (output.to_slots) {
-    write_gathered(shared.select, count, packets.warp_first(), SlotMap(args, opaque(blockIdx.x)),
-                   indices);
-  } else {
-    write_gathered(shared.select, count, packets.warp_first(), SlotMap(output.offset), indices);
-  }
+  write_masked<Ranks>(args, shared.select, packets, mask);
 }
 
 }  // namespace dsa_ops::topk_sm90::binned

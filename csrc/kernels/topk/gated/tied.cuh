@@ -90,23 +90,59 @@ __device__ __forceinline__ void set_packet_bits(uint32_t* bitmap, uint32_t bits)
   if (thread % kSharers == 0 && word != 0) atomicOr(&bitmap[bitmap_place(thread / kSharers)], word);
 }
 
+// Puts the positions whose bits are set in order in `winners`, each by the thread that has it: a
+// candidate, or a bit of its packet. Returns their number. Barriers: their sum; the ranks; the
+// winners.
+template <int kLogits, int kThreads, class Storage>
+__device__ __forceinline__ uint32_t order_set_bits(Storage& shared, uint32_t const* bitmap,
+                                                   uint32_t num_words, Candidate const* list,
+                                                   uint32_t count, uint32_t bits,
+                                                   int32_t* winners) {
+  uint32_t const thread = opaque(threadIdx.x);
+  uint32_t const words_per_thread = (num_words + kThreads - 1) / kThreads;
+  uint32_t const begin = min(thread * words_per_thread, num_words);
+  uint32_t const end = min(begin + words_per_thread, num_words);
+  uint32_t set[1] = {0};
+#pragma unroll 1
+  for (uint32_t word = begin; word < end; ++word) set[0] += __popc(bitmap[bitmap_place(word)]);
+  BlockSums<kThreads, 1> const sums(shared.warp_sums[0], set);
+  uint16_t* const ranks = reinterpret_cast<uint16_t*>(shared.bins.bins);
+  uint32_t rank = sums.before[0];
+#pragma unroll 1
+  for (uint32_t word = begin; word < end; ++word) {
+    ranks[word] = static_cast<uint16_t>(rank);
+    rank += __popc(bitmap[bitmap_place(word)]);
+  }
+  __syncthreads();
+  auto const put = [&](uint32_t position) {
+    uint32_t const word = position / 32;
+    uint32_t const lower = bitmap[bitmap_place(word)] & ((1u << position % 32) - 1);
+    winners[ranks[word] + __popc(lower)] = static_cast<int32_t>(position);
+  };
+#pragma unroll 1
+  for (uint32_t i = thread; i < count; i += kThreads) put(list[i].position);
+#pragma unroll 1
+  for (; bits != 0; bits &= bits - 1) put(thread * kLogits + __ffs(bits) - 1);
+  __syncthreads();
+  return sums.total[0];
+}
+
 // Orders the block's winners if the row's k-th best is the tie and the row's first packets have
 // enough of it; if not, the bitmap is clear again. Once a row. Barriers: the ties' sum; the bits;
-// their sum; the ranks; the winners. A function of its own, as other rows would have to jump over
-// it, 64 x 32K 12.5 microseconds instead of 12.2; it is given no addresses, as those would be
-// generic.
+// those of the order. A function of its own, as other rows would have to jump over it, 64 x
+// 32K 12.5 microseconds instead of 12.2; it is given no addresses, as those would be generic.
 template <LogitsType kType, int kClusterSize, int kThreads>
 __device__ __noinline__ OrderedWinners order_tied(uint32_t top_k, uint32_t capacity,
                                                   uint32_t window_words) {
   using Storage = SharedStorage<kClusterSize, kThreads>;
+  constexpr int kLogits = Packet<kType>::kLogits;
   extern __shared__ __align__(128) unsigned char memory[];
   Storage& shared = *reinterpret_cast<Storage*>(memory);
   Candidate* const list = reinterpret_cast<Candidate*>(memory + sizeof(Storage));
-  constexpr int kLogits = Packet<kType>::kLogits;
+  uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + capacity);
   bool const is_first = blockIdx.x % kClusterSize == 0;
   uint32_t const thread = opaque(threadIdx.x);
   uint32_t const count = shared.num_candidates;
-  uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + capacity);
   uint32_t const num_words = (static_cast<uint32_t>(shared.slice_count) + 31) / 32;
   bool const fits = count <= capacity && num_words <= window_words;
   uint32_t bits = is_first && shared.ties_noted ? shared.tie_bits[thread] : 0;
@@ -114,12 +150,10 @@ __device__ __noinline__ OrderedWinners order_tied(uint32_t top_k, uint32_t capac
   BlockSums<kThreads, 1> const ties(shared.warp_sums[1], counts);
   uint2 const own = make_uint2(fits ? count : kNoTally, ties.total[0]);
   send_tally<kClusterSize>(shared, own);
-  if (fits) {
 #pragma unroll 1
-    for (uint32_t i = thread; i < count; i += kThreads) {
-      uint32_t const position = list[i].position;
-      atomicOr(&bitmap[bitmap_place(position / 32)], 1u << position % 32);
-    }
+  for (uint32_t i = thread; fits && i < count; i += kThreads) {
+    uint32_t const position = list[i].position;
+    atomicOr(&bitmap[bitmap_place(position / 32)], 1u << position % 32);
   }
   RowTally const tally = receive_tallies<kClusterSize>(shared, own);
   uint32_t const wanted = top_k - tally.candidates;  // of the ties
@@ -134,33 +168,10 @@ __device__ __noinline__ OrderedWinners order_tied(uint32_t top_k, uint32_t capac
     set_packet_bits<kLogits>(bitmap, bits);
   }
   __syncthreads();
-  uint32_t const words_per_thread = (num_words + kThreads - 1) / kThreads;
-  uint32_t const begin = min(thread * words_per_thread, num_words);
-  uint32_t const end = min(begin + words_per_thread, num_words);
-  uint32_t set[1] = {0};
-#pragma unroll 1
-  for (uint32_t word = begin; word < end; ++word) set[0] += __popc(bitmap[bitmap_place(word)]);
-  BlockSums<kThreads, 1> const sums(shared.warp_sums[0], set);
-  uint16_t* const ranks = reinterpret_cast<uint16_t*>(shared.bins.bins);
   int32_t* const winners = reinterpret_cast<int32_t*>(bitmap + window_words + window_words / 32);
-  uint32_t rank = sums.before[0];
-#pragma unroll 1
-  for (uint32_t word = begin; word < end; ++word) {
-    ranks[word] = static_cast<uint16_t>(rank);
-    rank += __popc(bitmap[bitmap_place(word)]);
-  }
-  __syncthreads();
-  auto const write = [&](uint32_t position) {
-    uint32_t const word = position / 32;
-    uint32_t const lower = bitmap[bitmap_place(word)] & ((1u << position % 32) - 1);
-    winners[ranks[word] + __popc(lower)] = static_cast<int32_t>(position);
-  };
-#pragma unroll 1
-  for (uint32_t i = thread; i < count; i += kThreads) write(list[i].position);
-#pragma unroll 1
-  for (; bits != 0; bits &= bits - 1) write(thread * kLogits + __ffs(bits) - 1);
-  __syncthreads();
-  return OrderedWinners{tally.candidates_before + (is_first ? 0 : wanted), sums.total[0]};
+  uint32_t const number =
+      order_set_bits<kLogits, kThreads>(shared, bitmap, num_words, list, count, bits, winners);
+  return OrderedWinners{tally.candidates_before + (is_first ? 0 : wanted), number};
 }
 
 }  // namespace dsa_ops::topk_sm90::gated
