@@ -141,7 +141,7 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
     count = kBeyondCapacity;
     if (above_tie) {
       above_tie = false;
-      if (order_ties()) return count;
+      if (shared.gate.maybe_tied && order_ties()) return count;
       count = add_ties<kType, kClusterSize, kThreads>(args, shared, list, shared.num_candidates,
                                                       selector.remaining());
       interval = Interval{low - 1, 0, 0};

@@ -41,6 +41,7 @@ struct Gate {
   uint32_t high;     // a key that few are better than
   bool above_tie;    // the gate is just above a key that many share
   bool likely_tied;  // which the k-th best seems to be
+  bool maybe_tied;   // or may be
 };
 
 // Followed by the candidates, the winners' bitmap and the winners' positions.
