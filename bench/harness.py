@@ -2,11 +2,13 @@
 
 Every repetition starts with a cold L2 (a buffer of at least twice its size is written first) and
 takes the next of several input sets, so that neither the cache nor one lucky draw carries over.
-All repetitions are enqueued behind a spinning kernel before the first of them can run: the host's
-launch time is never measured. Implementations take turns, call by call, and change places after
-every round: a chip that heats up slows all of them alike. Times are CUDA events around one call,
-the median of the repetitions. For very short calls the events themselves cost one to two
-microseconds; ``graph`` gives the time of a call in the middle of a CUDA graph instead, warm in L2.
+All repetitions are enqueued behind a spinning kernel, and again behind a longer one if the device
+came to a call before the host had launched all of it: the host's launch time is not measured, but
+for an implementation that waits for the device. Implementations take turns, call by call, and
+change places after every round: a chip that heats up slows all of them alike. Times are CUDA events
+around one call, the median of the repetitions. For very short calls the events themselves cost one
+to two microseconds; ``graph`` gives the time of a call in the middle of a CUDA graph instead, warm
+in L2.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ Call = Callable[[], Any]
 
 _FLUSH_BYTES = 256 << 20
 _SPIN_CYCLES = 4_000_000
+_MAX_SPIN_CYCLES = 32 * _SPIN_CYCLES
 _WARM_UP_MS = 50.0
 _GRAPH_CALLS = 10
 _PROBE_CYCLES = (100_000, 500_000)
@@ -83,9 +86,21 @@ class Harness:
         rotation. The clock is that of the whole measurement."""
         for name in calls:
             self._warm_up(calls[name])
-        torch.cuda._sleep(_SPIN_CYCLES)
+        spin_cycles = _SPIN_CYCLES
+        while True:
+            timings, ahead = self._take_turns(calls, spin_cycles)
+            if ahead or spin_cycles == _MAX_SPIN_CYCLES:
+                return timings
+            spin_cycles *= 2
+
+    def _take_turns(
+        self, calls: Mapping[str, Sequence[Call]], spin_cycles: int
+    ) -> tuple[dict[str, Timing], bool]:
+        """All repetitions behind one spinning kernel, and whether the host was ahead in each."""
+        torch.cuda._sleep(spin_cycles)
         events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]]
         events = {name: [] for name in calls}
+        ahead = True
         for rep in range(self._reps):
             for name in list(calls)[:: 1 if rep % 2 == 0 else -1]:
                 start, end = _event(), _event()
@@ -93,6 +108,7 @@ class Harness:
                 start.record()
                 calls[name][rep % len(calls[name])]()
                 end.record()
+                ahead = ahead and not start.query()
                 events[name].append((start, end))
         last = _event()
         last.record()
@@ -102,7 +118,7 @@ class Harness:
         for name, pairs in events.items():
             times = [start.elapsed_time(end) * 1e3 for start, end in pairs]
             timings[name] = Timing(statistics.median(times), min(times), max(times), clock_mhz)
-        return timings
+        return timings, ahead
 
     def graph(self, call: Call) -> float:
         """Microseconds of one of ten calls in a CUDA graph, warm, median over replays."""

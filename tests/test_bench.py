@@ -225,6 +225,20 @@ def test_a_peer_without_a_call_for_a_shape_takes_no_line(monkeypatch, known_prov
     assert lines == []
 
 
+@pytest.mark.parametrize("turns_behind, turns", [(0, 1), (2, 3), (99, 6)])
+def test_turns_are_taken_again_where_the_host_fell_behind(monkeypatch, turns_behind, turns):
+    spins: list[int] = []
+
+    def take_turns(self, calls, spin_cycles):
+        spins.append(spin_cycles)
+        return {"turn": len(spins)}, len(spins) > turns_behind
+
+    monkeypatch.setattr(harness.Harness, "_take_turns", take_turns)
+    timings = object.__new__(harness.Harness).measure({})
+    assert timings == {"turn": turns}
+    assert spins == [spins[0] << turn for turn in range(turns)]
+
+
 def test_input_sets_outgrow_the_cache():
     assert harness.input_sets(200, cache_bytes=100) == 1
     assert harness.input_sets(90, cache_bytes=100) == 3
