@@ -32,6 +32,10 @@ __device__ __forceinline__ void store_shared_4(uint32_t address, uint32_t value)
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }
 
+__device__ __forceinline__ void increment_shared(uint32_t address) {
+  asm volatile("red.relaxed.cta.shared.add.u32 [%0], 1;" ::"r"(address) : "memory");
+}
+
 // 8x8 matrices of 16-bit values: the lane's address is that of a row.
 __device__ __forceinline__ void store_matrices(uint32_t address, uint32_t const (&fragment)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address),

@@ -16,6 +16,22 @@ __device__ __forceinline__ float finite(float sample) {
   return fminf(fmaxf(sample, -kHuge), kHuge);
 }
 
+// Sorts one value of each lane, the same in all warps, the greatest first: every warp finds the
+// places of its share. The caller synchronises the block behind it.
+template <int kWarps>
+__device__ __forceinline__ void sort_by_warps(float (&sorted)[32], float value) {
+  constexpr int kShare = 32 / kWarps;
+  int const lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < kShare; ++i) {
+    int const own = static_cast<int>(threadIdx.x) / 32 * kShare + i;
+    float const own_value = __shfl_sync(kAllLanes, value, own);
+    bool const before = value > own_value || (value == own_value && lane < own);
+    uint32_t const place = __popc(__ballot_sync(kAllLanes, before));
+    if (lane == own) sorted[place] = value;
+  }
+}
+
 // One value of each lane, sorted: the greatest to lane 0.
 __device__ __forceinline__ float sort_lanes(float value) {
   int const lane = threadIdx.x % 32;

@@ -112,47 +112,19 @@ __device__ __forceinline__ uint32_t count_one(uint32_t counter) {
                : "memory");
   return before;
 }
-// How a bucket keeps logits: as they came, so that coarse ones, of which more are equal, have more
-// room.
-template <LogitsType kType>
-struct Kept {
-  static constexpr int kSize = sizeof(typename Packet<kType>::Element);
-  static constexpr int kPerLane = sizeof(uint32_t) / kSize;
-  static constexpr uint32_t kSlots = 32 * kPerLane;
-
-  // Puts a logit into a slot of a bucket, if there are both. In PTX, as the compiler would make a
-  // branch.
-  static __device__ __forceinline__ void put(uint32_t bucket, uint32_t slot, uint32_t address,
-                                             float logit) {
-    if constexpr (kType == LogitsType::kFloat32) {
-      asm volatile(
-          "{\n"
-          ".reg .pred is;\n"
-          "setp.lt.u32 is, %0, %1;\n"
-          "setp.lt.and.u32 is, %2, %3, is;\n"
-          "@is st.shared.f32 [%4], %5;\n"
-          "}" ::"r"(bucket),
-          "n"(kBuckets), "r"(slot), "n"(kSlots), "r"(address), "f"(logit)
-          : "memory");
-    } else {
-      asm volatile(
-          "{\n"
-          ".reg .pred is;\n"
-          "setp.lt.u32 is, %0, %1;\n"
-          "setp.lt.and.u32 is, %2, %3, is;\n"
-          "@is st.shared.b16 [%4], %5;\n"
-          "}" ::"r"(bucket),
-          "n"(kBuckets), "r"(slot), "n"(kSlots), "r"(address),
-          "h"(static_cast<uint16_t>(__float_as_uint(logit) >> 16))
-          : "memory");
-    }
-  }
-  static __device__ __forceinline__ float at(BucketStorage const& shared, uint32_t bucket,
-                                             uint32_t slot) {
-    using Element = typename Packet<kType>::Element;
-    return Packet<kType>::logit(reinterpret_cast<Element const*>(shared.buckets[bucket])[slot]);
-  }
-};
+// Puts a logit into a slot of a bucket, if there are both. In PTX, as the compiler would make a
+// branch.
+__device__ __forceinline__ void put(uint32_t bucket, uint32_t slot, uint32_t address, float logit) {
+  asm volatile(
+      "{\n"
+      ".reg .pred is;\n"
+      "setp.lt.u32 is, %0, %1;\n"
+      "setp.lt.and.u32 is, %2, %3, is;\n"
+      "@is st.shared.f32 [%4], %5;\n"
+      "}" ::"r"(bucket),
+      "n"(kBuckets), "r"(slot), "n"(kBucketKeys), "r"(address), "f"(logit)
+      : "memory");
+}
 // Adds one if a logit is above another. In PTX, to be two instructions.
 __device__ __forceinline__ void add_if_above(uint32_t& sum, float logit, float other) {
   asm("{\n"
@@ -165,10 +137,9 @@ __device__ __forceinline__ void add_if_above(uint32_t& sum, float logit, float o
 }
 
 // Puts logits into their buckets; returns how many lie above all of them.
-template <LogitsType kType, int kCount>
+template <int kTile, int kCount>
 __device__ __forceinline__ uint32_t fill_buckets(BucketStorage& shared, BucketMap const& map,
                                                  float const (&values)[kCount]) {
-  constexpr int kTile = Packet<kType>::kLogits;
   uint32_t const counts = ptx::shared_address(shared.counts);
   // Logits of no bucket are counted too, a counter a lane, so that there is no branch.
   uint32_t const no_count = ptx::shared_address(&shared.no_counts[threadIdx.x % 32]);
@@ -187,8 +158,8 @@ __device__ __forceinline__ uint32_t fill_buckets(BucketStorage& shared, BucketMa
     }
 #pragma unroll
     for (int i = 0; i < kTile; ++i) {
-      uint32_t const row = buckets + sizeof(uint32_t) * kBucketWords * bucket[i];
-      Kept<kType>::put(bucket[i], slot[i], row + Kept<kType>::kSize * slot[i], values[first + i]);
+      put(bucket[i], slot[i], buckets + sizeof(float) * (kBucketStride * bucket[i] + slot[i]),
+          values[first + i]);
     }
   }
   return above;
@@ -234,49 +205,31 @@ struct Threshold {
   float logit;
   uint32_t ties;
 };
-template <LogitsType kType>
 __device__ __forceinline__ Threshold find_threshold(BucketStorage const& shared,
                                                     Place const& place) {
-  constexpr int kPerLane = Kept<kType>::kPerLane;
   uint32_t const lane = threadIdx.x % 32;
-  float mine[kPerLane];
-  uint32_t greater[kPerLane];
-#pragma unroll
-  for (int j = 0; j < kPerLane; ++j) {
-    float const kept = Kept<kType>::at(shared, place.bin, 32 * j + lane);
-    mine[j] = 32 * j + lane < place.inside ? kept : __int_as_float(0xFF800000);
-    greater[j] = 0;
-  }
+  float const none = __int_as_float(0xFF800000);
+  float const kept = shared.buckets[place.bin][lane];
+  bool const valid = lane < place.inside;
+  float const mine = valid ? kept : none;
+  uint32_t greater = 0;
 #pragma unroll 1
   for (uint32_t first = 0; first < place.inside; first += 8) {
-    float const source = first < 32 ? mine[0] : mine[kPerLane - 1];
 #pragma unroll
     for (uint32_t i = 0; i < 8; ++i) {
-      float const other = __shfl_sync(kAllLanes, source, first + i);
-#pragma unroll
-      for (int j = 0; j < kPerLane; ++j) add_if_above(greater[j], other, mine[j]);
+      add_if_above(greater, __shfl_sync(kAllLanes, mine, first + i), mine);
     }
   }
-  uint32_t most = 0;  // above those that equal the threshold
-#pragma unroll
-  for (int j = 0; j < kPerLane; ++j) {
-    bool const wins = 32 * j + lane < place.inside && greater[j] < place.rank;
-    most = max(most, wins ? greater[j] : 0);
+  uint32_t const last = __ballot_sync(kAllLanes, valid && greater == place.rank - 1);
+  if (last != 0 && (last & (last - 1)) == 0) {
+    return Threshold{__shfl_sync(kAllLanes, mine, __ffs(last) - 1), 0};
   }
-  most = __reduce_max_sync(kAllLanes, most);
-  Threshold threshold{};
-  uint32_t equals = 0;
-#pragma unroll
-  for (int j = 0; j < kPerLane; ++j) {
-    uint32_t const equal =
-        __ballot_sync(kAllLanes, 32 * j + lane < place.inside && greater[j] == most);
-    float const logit = __shfl_sync(kAllLanes, mine[j], __ffs(equal) - 1);
-    if (equal != 0) threshold.logit = logit;
-    equals += __popc(equal);
-  }
+  bool const wins = valid && greater < place.rank;
+  uint32_t const most = __reduce_max_sync(kAllLanes, wins ? greater : 0);
+  uint32_t const equals = __ballot_sync(kAllLanes, wins && greater == most);
+  float const logit = __shfl_sync(kAllLanes, mine, __ffs(equals) - 1);
   uint32_t const ties = place.rank - most;
-  threshold.ties = ties == equals ? 0 : ties;
-  return threshold;
+  return Threshold{logit, ties == __popc(equals) ? 0 : ties};
 }
 
 }  // namespace dsa_ops::topk_sm90::binned

@@ -36,11 +36,12 @@ struct alignas(128) SharedStorage {
 // Buckets keep what they count, as long as it fits.
 inline constexpr int kSamples = 128;
 inline constexpr int kBuckets = 256;
-inline constexpr int kBucketWords = 32 + 1;  // other banks for other buckets
+inline constexpr int kBucketKeys = 32;
+inline constexpr int kBucketStride = kBucketKeys + 1;  // other banks for other buckets
 
 struct alignas(128) BucketStorage {
   SharedStorage select;
-  uint32_t buckets[kBuckets][kBucketWords];  // 32 float32 or 64 bfloat16 logits each
+  float buckets[kBuckets][kBucketStride];
   uint32_t counts[kBuckets];
   uint32_t no_counts[32];
   uint32_t sample_keys[kSamples];

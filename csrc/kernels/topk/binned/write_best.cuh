@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "device/ptx/mbarrier.cuh"
+#include "device/ptx/shared.cuh"
 #include "kernels/topk/binned/bin_map.cuh"
 #include "kernels/topk/binned/select_inside.cuh"
 #include "kernels/topk/binned/traits.h"
@@ -51,17 +52,23 @@ __device__ __forceinline__ float value_at(float const (&values)[kCount], int ind
   }
 }
 
-// Sets the bits of the keys in the bins above that of the top_k-th best, or of all from that on if
-// it wins as a whole. Else lists the bin's keys, if they are few. Barriers:
-// those of find_bin().
-template <class Packets>
-__device__ __forceinline__ Place take_from_bins(SharedStorage& shared, BinMap const& bin_of,
-                                                Packets const& packets,
-                                                float const (&values)[kThreadKeys], uint32_t top_k,
-                                                uint32_t& mask) {
+// Counts the keys in bins, and sets the bits of those in the bins above that of the top_k-th best,
+// or of all from that on if it wins as a whole. Else lists the bin's keys, if they are few.
+// Barriers: the counts, unless kCounted; the place.
+template <bool kCounted, class Packets>
+__device__ __forceinline__ Place count_in_bins(SharedStorage& shared, BinMap const& bin_of,
+                                               Packets const& packets,
+                                               float const (&values)[kThreadKeys], uint32_t top_k,
+                                               uint32_t& mask) {
+  // Of bin 0 of the map, whose bins do not begin with 0: so that no key needs a subtraction.
+  uint32_t const counts = ptx::shared_address(shared.bins) - sizeof(uint32_t) * BinMap::kFirstBin;
   uint32_t bins[kThreadKeys];
 #pragma unroll
-  for (int i = 0; i < kThreadKeys; ++i) bins[i] = bin_of(values[i]);
+  for (int i = 0; i < kThreadKeys; ++i) {
+    bins[i] = bin_of(values[i]);
+    if (!kCounted) ptx::increment_shared(counts + sizeof(uint32_t) * bins[i]);
+  }
+  if (!kCounted) __syncthreads();
   Place const place = find_bin(shared, top_k);
   bool const settled = is_settled(place);
   uint32_t const bin = BinMap::kFirstBin + place.bin;
@@ -95,7 +102,7 @@ __device__ __forceinline__ void prepare_output(KernelArgs const& args, SharedSto
 }
 
 // Writes the best of a row of `length` logits. Barriers: those of the selection; the warps' sums.
-template <LogitsType kType>
+template <LogitsType kType, bool kCounted>
 __device__ __forceinline__ void write_best(KernelArgs const& args, SharedStorage& shared,
                                            BinMap const& bin_of,
                                            HeldPackets<kType, kThreadKeys> const& packets,
@@ -107,7 +114,7 @@ __device__ __forceinline__ void write_best(KernelArgs const& args, SharedStorage
   Place place{0, static_cast<uint32_t>(args.top_k), 0};
   bool done;
   if (!crowded) {
-    place = take_from_bins(shared, bin_of, packets, values, args.top_k, mask);
+    place = count_in_bins<kCounted>(shared, bin_of, packets, values, args.top_k, mask);
     done = is_settled(place) || is_listed(place);
   } else {
     done = select_crowd<Ranks>(shared, values, bin_of.crowd(), args.top_k, mask);

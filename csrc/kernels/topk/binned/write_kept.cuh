@@ -119,14 +119,14 @@ __device__ __forceinline__ void write_kept(KernelArgs const& args, BucketStorage
   Place place{0, static_cast<uint32_t>(args.top_k), 0};
   bool done = false;
   if (!map.is_crowded()) {
-    uint32_t const above = __reduce_add_sync(kAllLanes, fill_buckets<kType>(shared, map, values));
+    uint32_t const above = __reduce_add_sync(kAllLanes, fill_buckets<kLogits>(shared, map, values));
     if (lane == 0) shared.above[threadIdx.x / 32] = above;
     __syncthreads();
     int const all_above = __reduce_add_sync(kAllLanes, lane < kWarps ? shared.above[lane] : 0);
     Place const found = find_bucket(shared, args.top_k - all_above);
-    done = found.inside - 1 < Kept<kType>::kSlots;
+    done = found.inside - 1 < kBucketKeys;
     if (done) {
-      winning = winning_from(find_threshold<kType>(shared, found), values);
+      winning = winning_from(find_threshold(shared, found), values);
     } else if (found.inside != 0) {
       place = found;
     }

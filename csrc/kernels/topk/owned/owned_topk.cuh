@@ -136,7 +136,8 @@ __device__ __forceinline__ void select_row(KernelArgs const& args, SharedStorage
         *reinterpret_cast<uint4 const*>(&shared.logits[packets.index(i)]), &values[i]);
   }
   packets.drop_beyond(values, length);
-  binned::write_best<LogitsType::kFloat32>(args, shared.select, bin_of, packets, values, length);
+  binned::write_best<LogitsType::kFloat32, true>(args, shared.select, bin_of, packets, values,
+                                                 length);
 }
 
 // What a feeding warp does.
