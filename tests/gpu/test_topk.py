@@ -83,6 +83,13 @@ def late_crowd(n: int) -> Tensor:
     return row
 
 
+def sparse_crowd(n: int) -> Tensor:
+    """Its first logits have some of the ties that the best end with, but too few."""
+    row = crowd(n, n // 50)
+    row[: n // 3][torch.rand(n // 3) < 0.97] = -5
+    return row
+
+
 ROWS: dict[str, Callable[[int], Tensor]] = {
     "normal": torch.randn,
     "all equal": torch.ones,
@@ -105,6 +112,8 @@ ROWS: dict[str, Callable[[int], Tensor]] = {
     "as many as k above a crowd": lambda n: crowd(n, 2048),
     "one fewer than k above a crowd": lambda n: crowd(n, 2047, 7.0),
     "a crowd that begins late": late_crowd,
+    "a crowd that begins sparsely": sparse_crowd,
+    "coarse": lambda n: (torch.randn(n) * 8).round() / 8,
     "best at the end": best_at_the_end,
     "like a model's": lambda n: data.scores(torch.device(DEVICE), 1, n, "model_like", 0)[0],
 }
@@ -242,11 +251,14 @@ def test_no_rows_or_no_columns() -> None:
     assert (indices == -1).all()
 
 
+@pytest.mark.parametrize("kind", ["random", "model_like"])
 @pytest.mark.parametrize("given_requests", [False, True])
 @pytest.mark.parametrize("top_k", [64, 2048])
 @pytest.mark.parametrize(("num_rows", "num_columns"), [(12, 5000), (144, 5000), (144, 20_000)])
-def test_slots(num_rows: int, num_columns: int, top_k: int, given_requests: bool) -> None:
-    logits = torch.randn(num_rows, num_columns)
+def test_slots(
+    num_rows: int, num_columns: int, top_k: int, given_requests: bool, kind: str
+) -> None:
+    logits = data.scores(torch.device(DEVICE), num_rows, num_columns, kind, 0)
     starts = torch.randint(0, 50, (num_rows,)).int()
     ends = torch.randint(0, num_columns, (num_rows,)).int()
     table = torch.randint(-1, 100_000, (4, 97)).int()[:, :70]

@@ -71,7 +71,7 @@ Choice choose(int64_t num_rows, int64_t num_columns, RowStarts starts, int64_t n
 // Dynamic shared memory of a block that holds its part of a row. Enough for bfloat16 too.
 int32_t held_bytes(Choice const& choice, int64_t num_columns, int32_t top_k, RowStarts starts) {
   switch (choice.selector) {
-    case Selector::kBinned: return sizeof(binned::SharedStorage);
+    case Selector::kBinned: return sizeof(binned::BucketStorage);
     case Selector::kResident: return sizeof(resident::SharedStorage);
     case Selector::kStaged: {  // winners take the place of the row
       int64_t const logits = num_columns + before_slice(starts, 1);

@@ -24,7 +24,17 @@ __device__ __forceinline__ void add_if_from(uint32_t& sum, float logit, float ga
       : "f"(logit), "f"(gate), "r"(number));
 }
 
-// Set bits of a mask under a condition. In PTX, to be two instructions each.
+// Set bits of a mask under a condition. In PTX, to be two instructions each. A NaN is below all.
+__device__ __forceinline__ void set_if_not_below(uint32_t& mask, float value, float least,
+                                                 uint32_t bits) {
+  asm("{\n"
+      ".reg .pred taken;\n"
+      "setp.ge.f32 taken, %1, %2;\n"
+      "@taken or.b32 %0, %0, %3;\n"
+      "}"
+      : "+r"(mask)
+      : "f"(value), "f"(least), "r"(bits));
+}
 __device__ __forceinline__ void set_if_from(uint32_t& mask, uint32_t value, uint32_t least,
                                             uint32_t bits) {
   asm("{\n"

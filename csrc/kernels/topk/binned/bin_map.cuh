@@ -11,8 +11,8 @@
 namespace dsa_ops::topk_sm90::binned {
 
 // A sample as the map takes it: finite, NaN as the least.
+inline constexpr float kHuge = 1e37f;
 __device__ __forceinline__ float finite(float sample) {
-  constexpr float kHuge = 1e37f;
   return fminf(fmaxf(sample, -kHuge), kHuge);
 }
 
@@ -47,20 +47,25 @@ __device__ __forceinline__ float sort_lanes(float value) {
   return value;
 }
 
-// Ranks among 32 samples, the greatest having 0: that of the top_k-th best of a row on average, and
-// 3.5 deviations either side, which may be no sample's.
+// Ranks among samples of a row, the greatest having 0: that of the top_k-th best of the row on
+// average, and 3.5 deviations either side, which may be no sample's.
 struct SampleRanks {
   int low;
   int middle;
   int high;
+  // The less is expected beyond a rank, the farther may it lie beyond the best sample.
+  float reach;
 
-  __device__ __forceinline__ SampleRanks(int top_k, int length) {
+  __device__ __forceinline__ SampleRanks(int top_k, int length, int samples) {
     float const share = __fdividef(top_k, length);
-    float const expected = 32.0f * share;
-    float const margin = 3.5f * __fsqrt_rn(expected * (1.0f - share)) + 1.0f;
+    float const expected = samples * share;
+    float deviation;  // exactly rounded it would be a call
+    asm("sqrt.approx.f32 %0, %1;" : "=f"(deviation) : "f"(expected * (1.0f - share)));
+    float const margin = 3.5f * deviation + 1.0f;
     low = static_cast<int>(expected + margin);
     middle = static_cast<int>(expected);
     high = static_cast<int>(expected - margin) - 1;
+    reach = __fdividef(4.0f, expected);
   }
 };
 

@@ -33,4 +33,20 @@ struct alignas(128) SharedStorage {
   SelectStorage<1> select;
 };
 
+// Buckets keep what they count, as long as it fits.
+inline constexpr int kSamples = 128;
+inline constexpr int kBuckets = 256;
+inline constexpr int kBucketKeys = 32;
+inline constexpr int kBucketStride = kBucketKeys + 1;  // other banks for other buckets
+
+struct alignas(128) BucketStorage {
+  SharedStorage select;
+  float buckets[kBuckets][kBucketStride];
+  uint32_t counts[kBuckets];
+  uint32_t no_counts[32];
+  uint32_t sample_keys[kSamples];
+  float sorted[kSamples];
+  uint32_t above[kWarps];  // logits above all buckets
+};
+
 }  // namespace dsa_ops::topk_sm90::binned

@@ -147,11 +147,11 @@ __device__ __forceinline__ uint32_t list_best(Storage& shared, Candidate* list,
 }
 
 // Notes which logits of the thread's first packet are the tie beneath the gate, if the k-th best
-// seems to be that and no logits come before those packets.
+// may be that and no logits come before those packets.
 template <LogitsType kType, class Storage>
 __device__ __forceinline__ void note_ties(Storage& shared, Slice<kType> const& slice,
                                           uint4 const& packet) {
-  if (!shared.gate.likely_tied || slice.head != 0) return;
+  if (!shared.gate.maybe_tied || slice.head != 0) return;
   float const tie = logit_of(shared.gate.key - 1);
   float logits[Packet<kType>::kLogits];
   Packet<kType>::unpack(packet, logits);

@@ -144,7 +144,7 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
   uint32_t const rank = static_cast<uint32_t>(expected + 6.0f * deviation + 4.0f);
   SampleBins const bin_of(best_sample(warp_words, sample));
   samples_here();
-  Gate const lowest{kWorstKey + 1, kBestKey, true, false};
+  Gate const lowest{kWorstKey + 1, kBestKey, true, false, false};
   // Nearly all samples: no other gate would be of use.
   if (rank > kSamples / 4 * 3) return lowest;
   sample.visit([&](uint32_t key) { atomicAdd(&shared.bins[bin_of(key)], 1u); });
@@ -172,9 +172,10 @@ __device__ __forceinline__ Gate find_gate(BinStorage& shared,
   bool const above_tie = !enough(bin);
   // Samples above the tie, against somewhat more than the row's best k have, which the rank tells.
   float const root = sqrtf(static_cast<float>(rank) + 5.0f) - 3.0f;
-  bool const likely_tied =
-      above_tie && static_cast<float>(rank - bin.rank) < root * root + 0.5f * root;
-  return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie, likely_tied};
+  float const above = static_cast<float>(rank - bin.rank);
+  bool const likely_tied = above_tie && above < root * root + 0.5f * root;
+  bool const maybe_tied = above_tie && above < 1.25f * root * root + 0.5f * root;
+  return Gate{bin.low + (above_tie ? 1 : 0), high, above_tie, likely_tied, maybe_tied};
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

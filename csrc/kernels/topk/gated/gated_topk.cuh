@@ -51,9 +51,21 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
     }
     list_passing(args, shared, list, own, sample, selector);
   }
-  uint32_t keys[kKeys];
-  uint32_t const count = settle<kType>(args, shared, list, selector, keys);
-  write_winners<kClusterSize, kThreads>(args, shared, list, count, keys, selector.verdict());
+  OrderedWinners ordered{kNotOrdered, 0};
+  auto const order_ties = [&] {
+    ordered =
+        order_tied<kType, kClusterSize, kThreads>(args.top_k, args.capacity, args.window_words);
+    return ordered.first != kNotOrdered;
+  };
+  if (!shared.gate.likely_tied || !order_ties()) {
+    uint32_t keys[kKeys];
+    uint32_t const count = settle<kType>(args, shared, list, selector, keys, order_ties);
+    if (ordered.first == kNotOrdered) {
+      ordered = order_selected<kClusterSize, kThreads>(args, shared, list, count, keys,
+                                                       selector.verdict());
+    }
+  }
+  write_winners<kClusterSize, kThreads>(args, shared, list, ordered);
 }
 
 }  // namespace dsa_ops::topk_sm90::gated

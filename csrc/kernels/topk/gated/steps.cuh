@@ -6,6 +6,7 @@
 #include "kernels/topk/cluster_select.cuh"
 #include "kernels/topk/gated/collect.cuh"
 #include "kernels/topk/gated/gate.cuh"
+#include "kernels/topk/gated/tied.cuh"
 #include "kernels/topk/gated/traits.h"
 #include "kernels/topk/keys.cuh"
 #include "kernels/topk/row_range.cuh"
@@ -47,6 +48,7 @@ template <int kClusterSize, int kThreads, class Storage>
 __device__ __forceinline__ void prepare_listing(KernelArgs const& args, Storage& shared,
                                                 Candidate* list,
                                                 ClusterSelect<kClusterSize, kThreads>& selector) {
+  prepare_tally<kClusterSize>(shared);
   selector.prepare(args.top_k);
   clear_bins<kThreads>(shared.bins);
   clear_bitmap<kThreads>(reinterpret_cast<uint32_t*>(list + args.capacity), args.window_words);
@@ -75,16 +77,9 @@ __device__ __forceinline__ void list_passing(KernelArgs const& args, Storage& sh
                               [&] { stream.template begin<kEarly, kDepth>(own.slice); });
   if (threadIdx.x == 0) shared.gate = gate;
   __syncthreads();
-  if constexpr (kClusterSize == 1) note_ties<kType>(shared, own.slice, stream.packets[0]);
+  note_ties<kType>(shared, own.slice, stream.packets[0]);
   collect(CandidateStore{list, &shared.num_candidates, static_cast<uint32_t>(args.capacity)},
           own.slice, stream, logit_of(shared.gate.key));
-  // Again, as to keep it would take too many registers.
-  if constexpr (kClusterSize > 1) {
-    if (shared.gate.likely_tied) {
-      stream.load(own.slice, 0, opaque(threadIdx.x));
-      note_ties<kType>(shared, own.slice, stream.packets[0]);
-    }
-  }
   __syncthreads();
 }
 
@@ -103,11 +98,13 @@ __device__ __forceinline__ uint32_t add_ties(KernelArgs const& args, Storage& sh
 // Selects among what is listed, whose number it returns; `keys` are then those of the lists. If too
 // few pass the gate, the tie beneath it may fill up the lists, ahead of the selection where the
 // sample tells that it will have to; if that does not do, and where more pass than a list takes, a
-// block lists the best of its slice.
-template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage>
+// block lists the best of its slice. Nothing is left to do if order_ties() is called and tells that
+// it has ordered the row: where all candidates win, and ties beneath the gate.
+template <LogitsType kType, int kClusterSize, int kThreads, int kKeys, class Storage,
+          class OrderTies>
 __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shared, Candidate* list,
                                            ClusterSelect<kClusterSize, kThreads>& selector,
-                                           uint32_t (&keys)[kKeys]) {
+                                           uint32_t (&keys)[kKeys], OrderTies const& order_ties) {
   uint32_t const capacity = args.capacity;
   uint32_t const low = shared.gate.key;
   Interval interval{low, ~low, round_shift(shared.gate.high - low)};
@@ -144,6 +141,7 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
     count = kBeyondCapacity;
     if (above_tie) {
       above_tie = false;
+      if (shared.gate.maybe_tied && order_ties()) return count;
       count = add_ties<kType, kClusterSize, kThreads>(args, shared, list, shared.num_candidates,
                                                       selector.remaining());
       interval = Interval{low - 1, 0, 0};
@@ -151,13 +149,12 @@ __device__ __forceinline__ uint32_t settle(KernelArgs const& args, Storage& shar
   }
 }
 
-// Writes the block's winners among `count` candidates to its part of the row's indices.
+// Orders the block's winners among `count` candidates.
 template <int kClusterSize, int kThreads, int kKeys, class Storage>
-__device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& shared,
-                                              Candidate* list, uint32_t count,
-                                              uint32_t const (&keys)[kKeys],
-                                              Verdict const& verdict) {
-  int32_t const row = opaque(blockIdx.x) / kClusterSize;
+__device__ __forceinline__ OrderedWinners order_selected(KernelArgs const& args, Storage& shared,
+                                                         Candidate* list, uint32_t count,
+                                                         uint32_t const (&keys)[kKeys],
+                                                         Verdict const& verdict) {
   int32_t const slice_count = shared.slice_count;  // the row's end would be a load
   uint32_t* const bitmap = reinterpret_cast<uint32_t*>(list + opaque(args.capacity));
   int32_t* const winners =
@@ -180,11 +177,22 @@ __device__ __forceinline__ void write_winners(KernelArgs const& args, Storage& s
   uint32_t const number = order_winners<kThreads>(shared.warp_sums, order, list, count, keys, rule,
                                                   slice_count, winners);
   __syncthreads();
-  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride;
-  uint32_t const first = first_winner(verdict);
+  return OrderedWinners{first_winner(verdict), number};
+}
+
+// Writes the block's winners to its part of the row's indices.
+template <int kClusterSize, int kThreads, class Storage>
+__device__ __forceinline__ void write_winners(KernelArgs const& args, Storage const& shared,
+                                              Candidate const* list,
+                                              OrderedWinners const& ordered) {
+  int32_t const row = opaque(blockIdx.x) / kClusterSize;
+  uint32_t const window_words = args.window_words;
+  int32_t const* const winners = reinterpret_cast<int32_t const*>(list + opaque(args.capacity)) +
+                                 window_words + window_words / 32;
+  int32_t* const indices = args.indices + int64_t{row} * args.indices_row_stride + ordered.first;
   SlotMap const slot(args, row);
-  for (uint32_t i = threadIdx.x; i < number; i += kThreads) {
-    indices[first + i] = slot(shared.slice_begin + winners[i]);
+  for (uint32_t i = threadIdx.x; i < ordered.number; i += kThreads) {
+    indices[i] = slot(shared.slice_begin + winners[i]);
   }
 }
 

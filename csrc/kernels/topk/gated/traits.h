@@ -41,6 +41,7 @@ struct Gate {
   uint32_t high;     // a key that few are better than
   bool above_tie;    // the gate is just above a key that many share
   bool likely_tied;  // which the k-th best seems to be
+  bool maybe_tied;   // or may be
 };
 
 // Followed by the candidates, the winners' bitmap and the winners' positions.
@@ -56,6 +57,9 @@ struct alignas(128) SharedStorage {
   uint32_t first_tie;  // from this candidate on they are the tie's, in order
   bool ties_noted;
   uint8_t tie_bits[kThreads];  // of the tie in the slice's first packets, one of each thread
+  // By rank: candidates and noted ties of the row's blocks.
+  uint2 tallies[kClusterSize > 1 ? kClusterSize : 0];
+  uint64_t tally_barrier;
 };
 
 }  // namespace dsa_ops::topk_sm90::gated

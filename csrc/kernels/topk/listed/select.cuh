@@ -321,7 +321,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     gated::Sample<LogitsType::kFloat32, kThreads> sample(own.logits, own.range.length);
     gated::prepare_listing(args.topk, shared, list, anew);
     gated::list_passing(args.topk, shared, list, own, sample, anew);
-    uint32_t const count = gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys);
+    uint32_t const count = gated::settle<LogitsType::kFloat32>(args.topk, shared, list, anew, keys,
+                                                               [] { return false; });
     load_keys<kThreads>(keys, list, count, opaque(threadIdx.x));
   }
   write_winners(args.topk, shared, list, keys, shared.select.verdict);

@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   __syncthreads();
   int32_t const samples = min(pages, kWarpgroups * kSampleTurns);
   float const sorted = binned::sort_lanes(binned::finite(shared.samples[lane % samples]));
-  binned::BinMap const bin_of(binned::SampleRanks(args.topk.top_k, length),
+  binned::BinMap const bin_of(binned::SampleRanks(args.topk.top_k, length, 32),
                               [&](int rank) { return __shfl_sync(kAllLanes, sorted, rank); });
   count_scored(shared, sampled_turns, sampled, length, warpgroup, bin_of);
 #pragma unroll 1
