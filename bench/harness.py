@@ -1,14 +1,14 @@
 """Timing on a CUDA device that can be believed, and the SM clock while it was taken.
 
 Every repetition starts with a cold L2 (a buffer of at least twice its size is written first) and
-takes the next of several input sets, so that neither the cache nor one lucky draw carries over.
-All repetitions are enqueued behind a spinning kernel, and again behind a longer one if the device
-came to a call before the host had launched all of it: the host's launch time is not measured, but
-for an implementation that waits for the device. Implementations take turns, call by call, and
-change places after every round: a chip that heats up slows all of them alike. Times are CUDA events
-around one call, the median of the repetitions. For very short calls the events themselves cost one
-to two microseconds; ``graph`` gives the time of a call in the middle of a CUDA graph instead, warm
-in L2.
+takes the next of several input sets, so that neither the cache nor one lucky draw carries over. The
+flush, behind a spinning kernel, hides the host's launch; where the device came to the call before
+the host had launched all of it, the repetition is taken again behind a longer spin, so that the
+host is measured only with an implementation that waits for the device. Nothing is queued behind a
+repetition: an empty kernel reads 3.1 us so, and 3.5 to 4.0 with more queued (H100). Implementations
+take turns, call by call, and change places after every round: a chip that heats up slows all of
+them alike. Times are CUDA events around one call, the median of the repetitions. ``graph`` gives
+the time of a call in the middle of a CUDA graph instead, warm in L2.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 Call = Callable[[], Any]
 
 _FLUSH_BYTES = 256 << 20
-_SPIN_CYCLES = 4_000_000
-_MAX_SPIN_CYCLES = 32 * _SPIN_CYCLES
+_SPIN_CYCLES = 100_000
+_MAX_SPIN_CYCLES = 64 * _SPIN_CYCLES
 _WARM_UP_MS = 50.0
 _GRAPH_CALLS = 10
 _PROBE_CYCLES = (100_000, 500_000)
@@ -86,39 +86,36 @@ class Harness:
         rotation. The clock is that of the whole measurement."""
         for name in calls:
             self._warm_up(calls[name])
-        spin_cycles = _SPIN_CYCLES
-        while True:
-            timings, ahead = self._take_turns(calls, spin_cycles)
-            if ahead or spin_cycles == _MAX_SPIN_CYCLES:
-                return timings
-            spin_cycles *= 2
-
-    def _take_turns(
-        self, calls: Mapping[str, Sequence[Call]], spin_cycles: int
-    ) -> tuple[dict[str, Timing], bool]:
-        """All repetitions behind one spinning kernel, and whether the host was ahead in each."""
-        torch.cuda._sleep(spin_cycles)
-        events: dict[str, list[tuple[torch.cuda.Event, torch.cuda.Event]]]
-        events = {name: [] for name in calls}
-        ahead = True
+        spin_cycles = dict.fromkeys(calls, _SPIN_CYCLES)
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        clocks: list[int] = []
         for rep in range(self._reps):
             for name in list(calls)[:: 1 if rep % 2 == 0 else -1]:
-                start, end = _event(), _event()
-                self._flush.zero_()
-                start.record()
-                calls[name][rep % len(calls[name])]()
-                end.record()
-                ahead = ahead and not start.query()
-                events[name].append((start, end))
-        last = _event()
-        last.record()
-        clock_mhz = self._clock_until(last)
-        torch.cuda.synchronize()
-        timings = {}
-        for name, pairs in events.items():
-            times = [start.elapsed_time(end) * 1e3 for start, end in pairs]
-            timings[name] = Timing(statistics.median(times), min(times), max(times), clock_mhz)
-        return timings, ahead
+                call = calls[name][rep % len(calls[name])]
+                us, ahead = self._time(call, spin_cycles[name], clocks)
+                while not ahead and spin_cycles[name] < _MAX_SPIN_CYCLES:
+                    spin_cycles[name] *= 2
+                    us, ahead = self._time(call, spin_cycles[name], clocks)
+                times[name].append(us)
+        clock_mhz = round(statistics.median(clocks)) if clocks else self._probe_clock()
+        return {
+            name: Timing(statistics.median(us), min(us), max(us), clock_mhz)
+            for name, us in times.items()
+        }
+
+    def _time(self, call: Call, spin_cycles: int, clocks: list[int]) -> tuple[float, bool]:
+        """Microseconds of a call, and whether the host was ahead; notes the SM clock meanwhile."""
+        start, end = _event(), _event()
+        torch.cuda._sleep(spin_cycles)
+        self._flush.zero_()
+        start.record()
+        call()
+        end.record()
+        ahead = not start.query()
+        if self._read_clock is not None:
+            clocks.append(self._read_clock())
+        end.synchronize()
+        return start.elapsed_time(end) * 1e3, ahead
 
     def graph(self, call: Call) -> float:
         """Microseconds of one of ten calls in a CUDA graph, warm, median over replays."""
@@ -132,7 +129,7 @@ class Harness:
             for _ in range(_GRAPH_CALLS):
                 call()
         graph.replay()
-        torch.cuda._sleep(_SPIN_CYCLES)
+        torch.cuda._sleep(_MAX_SPIN_CYCLES)
         events = []
         for _ in range(self._reps):
             start, end = _event(), _event()
@@ -153,15 +150,6 @@ class Harness:
         once_ms = max(start.elapsed_time(end), 1e-3)
         for i in range(min(1000, int(_WARM_UP_MS / once_ms) + 1)):
             calls[i % len(calls)]()
-
-    def _clock_until(self, last: torch.cuda.Event) -> int:
-        """The SM clock while the queued work runs, or (no NVML) right behind it."""
-        if self._read_clock is None:
-            return self._probe_clock()
-        samples = [self._read_clock()]
-        while not last.query():
-            samples.append(self._read_clock())
-        return round(statistics.median(samples))
 
     def _probe_clock(self) -> int:
         """Spins for two numbers of cycles; the difference has no launch time in it."""

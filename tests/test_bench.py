@@ -225,18 +225,23 @@ def test_a_peer_without_a_call_for_a_shape_takes_no_line(monkeypatch, known_prov
     assert lines == []
 
 
-@pytest.mark.parametrize("turns_behind, turns", [(0, 1), (2, 3), (99, 6)])
-def test_turns_are_taken_again_where_the_host_fell_behind(monkeypatch, turns_behind, turns):
+@pytest.mark.parametrize("behind, taken", [(0, 1), (2, 3), (99, 7)])
+def test_a_call_is_timed_again_where_the_host_fell_behind(monkeypatch, behind, taken):
     spins: list[int] = []
 
-    def take_turns(self, calls, spin_cycles):
+    def time(self, call, spin_cycles, clocks):
         spins.append(spin_cycles)
-        return {"turn": len(spins)}, len(spins) > turns_behind
+        clocks.append(1000 + len(spins))
+        return float(len(spins)), len(spins) > behind
 
-    monkeypatch.setattr(harness.Harness, "_take_turns", take_turns)
-    timings = object.__new__(harness.Harness).measure({})
-    assert timings == {"turn": turns}
-    assert spins == [spins[0] << turn for turn in range(turns)]
+    monkeypatch.setattr(harness.Harness, "_time", time)
+    monkeypatch.setattr(harness.Harness, "_warm_up", lambda self, calls: None)
+    measuring = object.__new__(harness.Harness)
+    measuring._reps = 1
+    timing = measuring.measure({"op": [lambda: None]})["op"]
+    assert timing.us == taken
+    assert spins == [spins[0] << turn for turn in range(taken)]
+    assert 1001 <= timing.clock_mhz <= 1000 + taken
 
 
 def test_input_sets_outgrow_the_cache():
