@@ -34,6 +34,10 @@ class Checker:
             if not isinstance(value, Tensor):
                 self.fail(argument, "a tensor", type(value).__name__)
 
+    def integer(self, value: object, argument: str) -> None:
+        if not isinstance(value, (int, torch.SymInt)) and not hasattr(value, "__index__"):
+            self.fail(argument, "an integer", type(value).__name__)
+
     def dtype(self, tensor: Tensor, argument: str, *accepted: torch.dtype) -> None:
         if tensor.dtype not in accepted:
             expected = " or ".join(dtype_name(d) for d in accepted)

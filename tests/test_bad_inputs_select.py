@@ -312,6 +312,32 @@ def test_out_of_several_outputs_is_a_tuple_of_them(op: str, names: str) -> None:
             getattr(dsa_ops, op)(**arguments, out=out)
 
 
+@pytest.mark.parametrize("op", ["topk", "indexer_topk", "paged_indexer_topk"])
+def test_out_is_a_tensor(op: str) -> None:
+    with pytest.raises(ValueError, match=f"^{op}: out must be a tensor, got list"):
+        getattr(dsa_ops, op)(**good.public_arguments(op), out=[1])
+
+
+@pytest.mark.parametrize(
+    ("op", "size"),
+    [(op, size) for op, sizes in good.SHAPE_ARGUMENTS.items() for size in sizes],
+)
+def test_sizes_are_integers(op: str, size: str) -> None:
+    for value, got in ((None, "NoneType"), ("8", "str"), (8.0, "float")):
+        arguments = good.public_arguments(op) | {size: value}
+        with pytest.raises(ValueError, match=f"^{op}: {size} must be an integer, got {got}"):
+            getattr(dsa_ops, op)(**arguments)
+
+
+@pytest.mark.parametrize("op", GOOD_ARGUMENTS)
+def test_optional_tensors_are_tensors_or_none(op: str) -> None:
+    schema = OPS[op].overload._schema.arguments
+    for name in (a.name for a in schema if isinstance(a.type, torch.OptionalType)):
+        arguments = good.public_arguments(op) | {name: [1, 2]}
+        with pytest.raises(ValueError, match=f"^{op}: {name} must be a tensor or None, got list"):
+            getattr(dsa_ops, op)(**arguments)
+
+
 @pytest.mark.parametrize("op", GOOD_ARGUMENTS)
 def test_none_is_no_tensor(op: str) -> None:
     """torch passes it on where a schema wants a tensor."""

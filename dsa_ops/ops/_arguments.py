@@ -155,6 +155,7 @@ def check_indices(checker: Checker, indices: Tensor, num_rows: int, text: str) -
 
 
 def check_top_k(checker: Checker, top_k: int) -> None:
+    checker.integer(top_k, "top_k")
     checker.require(1 <= top_k <= MAX_TOP_K, "top_k", f"from 1 to {MAX_TOP_K}", top_k)
 
 
@@ -165,6 +166,9 @@ def indices_or_new(
     check_top_k(checker, top_k)
     if out is None:
         return torch.empty(num_rows, top_k, dtype=torch.int32, device=device)
+    checker.tensors(out=out)
+    # Sizes in a text would make them constants of a compiled graph: only where it fails.
+    if out.dim() != 2 or out.shape[0] != num_rows or out.shape[1] != top_k:
+        checker.fail("out", f"of shape [{num_rows}, {top_k}]", list(out.shape))
     checker.dtype(out, "out", torch.int32)
-    checker.shape(out, "out", (num_rows, top_k), f"[{num_rows}, {top_k}]")
     return out

@@ -224,6 +224,7 @@ def paged_indexer_logits(
                 [0., 0., 0., -inf]])
     """
     checker = Checker("paged_indexer_logits")
+    checker.integer(max_context_len, "max_context_len")
     checker.require(max_context_len >= 0, "max_context_len", "0 or more", max_context_len)
     checker.shape(q, "q", (-1, -1, -1, INDEX_HEAD_DIM), "[B, next_n, Hi, 128]")
     shape = (q.shape[0] * q.shape[1], max_context_len)
