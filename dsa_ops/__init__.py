@@ -2,7 +2,8 @@
 
 The public functions are exported here; :mod:`dsa_ops.reference` holds their readable twins,
 :mod:`dsa_ops.formats` the byte formats of the caches and :mod:`dsa_ops.model` an attention layer.
-The examples in their docstrings assume ``import torch, dsa_ops``.
+The examples in their docstrings assume ``import torch, dsa_ops``. Ops are forward only: outputs
+never require gradients.
 
 A bad argument raises before any work, with the same sentence from Python (ValueError) and from the
 compiled ops (RuntimeError): ``op: argument must be X, got Y``.

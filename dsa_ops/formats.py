@@ -43,6 +43,11 @@ def new_mla_cache(
     return torch.zeros(num_pages, page_size, MLA_TOKEN_BYTES, dtype=torch.uint8, device=device)
 
 
+def _stride(cache: Tensor, dim: int, packed: int) -> int:
+    """That of a dimension of one counts for nothing, but torch wants it to suit views."""
+    return cache.stride(dim) if cache.shape[dim] > 1 else packed
+
+
 def index_cache_views(index_cache: Tensor) -> tuple[Tensor, Tensor]:
     """Views of the keys ``e4m3[pages, 64, 128]`` and scales ``f32[pages, 64]`` of an index cache.
 
@@ -53,7 +58,8 @@ def index_cache_views(index_cache: Tensor) -> tuple[Tensor, Tensor]:
     >>> keys.shape, scales.shape
     (torch.Size([2, 64, 128]), torch.Size([2, 64]))
     """
-    pages, page_stride = index_cache.shape[0], index_cache.stride(0)
+    pages = index_cache.shape[0]
+    page_stride = _stride(index_cache, 0, INDEX_PAGE_BYTES)
     key_bytes = INDEX_PAGE_TOKENS * INDEX_HEAD_DIM
     offset = index_cache.storage_offset()
     keys = index_cache.as_strided(
@@ -74,8 +80,14 @@ def mla_cache_views(mla_cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     >>> latent.shape, scales.shape, rope.shape
     (torch.Size([2, 64, 512]), torch.Size([2, 64, 4]), torch.Size([2, 64, 64]))
     """
-    if mla_cache.dim() == 4:
-        mla_cache = mla_cache.squeeze(2)
+    pages, page_size = mla_cache.shape[:2]
+    token_stride = _stride(mla_cache, 1, MLA_TOKEN_BYTES)
+    page_stride = _stride(mla_cache, 0, page_size * token_stride)
+    mla_cache = mla_cache.as_strided(
+        (pages, page_size, MLA_TOKEN_BYTES),
+        (page_stride, token_stride, 1),
+        mla_cache.storage_offset(),
+    )
     latent = mla_cache[..., :MLA_LATENT_DIM].view(FP8)
     scales = mla_cache[..., MLA_LATENT_DIM : MLA_LATENT_DIM + 16].view(torch.float32)
     rope = mla_cache[..., MLA_LATENT_DIM + 16 :].view(torch.bfloat16)

@@ -102,6 +102,22 @@ def test_write_accepts_four_dimensions_and_fp8_views() -> None:
     assert torch.equal(plain, viewed)
 
 
+def test_stride_of_a_dimension_of_one_counts_for_nothing() -> None:
+    slots, storage = torch.tensor([0]), torch.zeros(64 * 656, dtype=torch.uint8)
+    latent, rope, k = values(2, 512)[1:], values(2, 64)[1:], values(2, 128)[1:]
+    for shape, strides in (((1, 64, 656), (41_999, 656, 1)), ((1, 1, 656), (41_999, 659, 1))):
+        plain = dsa_ops.new_mla_cache(1, page_size=shape[1])
+        odd = torch.zeros_like(storage).as_strided(shape, strides)
+        dsa_ops.write_mla_cache(latent, rope, plain, slots)
+        dsa_ops.write_mla_cache(latent, rope, odd, slots)
+        assert torch.equal(plain, odd)
+    plain = dsa_ops.new_index_cache(1)
+    odd = torch.zeros_like(storage).as_strided((1, 64, 132), (8449, 132, 1))
+    dsa_ops.write_index_cache(k, plain, slots)
+    dsa_ops.write_index_cache(k, odd, slots)
+    assert torch.equal(plain, odd) and plain.any()
+
+
 # A batch with an empty request, unused rows before and after, pages that do not exist, and a block
 # table shorter than its last request.
 CU_SEQ_LENS = [2, 72, 72, 77, 210]

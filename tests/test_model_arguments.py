@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
+import pickle
 
 import pytest
 import torch
@@ -18,6 +21,20 @@ def test_nothing_to_do():
     assert layer.prefill(torch.zeros(0, 512), cache).shape == (0, 512)
     assert layer.decode(torch.zeros(0, 1, 512), cache, []).shape == (0, 1, 512)
     assert cache.lengths == [0, 0]
+
+
+def test_no_requests_without_quantisation():
+    layer = DsaAttention(SMALL, backend="reference", quantize=False)
+    assert layer.decode(torch.zeros(0, 1, 512), layer.new_cache(2, 64), []).shape == (0, 1, 512)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_copies_compute_the_same(backend):
+    layer = DsaAttention(SMALL, backend=backend)
+    hidden = torch.randn(70, 512)
+    expected = layer.prefill(hidden, layer.new_cache(1, 128))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(other.prefill(hidden, other.new_cache(1, 128)), expected)
 
 
 class TestErrors:
@@ -77,6 +94,38 @@ class TestErrors:
     def test_block_table_shape(self):
         with pytest.raises(ValueError, match=r"block_table must be int32 of shape \[2, 3\]"):
             LayerCache(2, 140, block_table=torch.zeros(2, 2, dtype=torch.int32))
+
+    @pytest.mark.parametrize(
+        "pages, got", [([[7, 1]], 1), ([[0, 2]], 2), ([[1, 1]], 1), ([[-1, 0]], -1)]
+    )
+    def test_pages_of_the_block_table(self, pages, got):
+        with pytest.raises(ValueError, match=rf"every page from 0 to 1 once, got {got}$"):
+            LayerCache(1, 128, block_table=torch.tensor(pages, dtype=torch.int32))
+
+    def test_step_that_fails_leaves_the_cache(self):
+        layer = DsaAttention(SMALL)
+        hidden = torch.randn(100, 512)
+        expected = layer.prefill(hidden, layer.new_cache(1, 128))
+        cache = layer.new_cache(1, 128)
+        first = layer.prefill(hidden[:30], cache)
+        project = layer.o_proj.forward
+        calls = itertools.count()
+
+        def fails_in_the_second_chunk(x):
+            if next(calls):
+                raise RuntimeError("out of memory")
+            return project(x)
+
+        layer.o_proj.forward = fails_in_the_second_chunk
+        with pytest.raises(RuntimeError, match="out of memory"):
+            layer.prefill(hidden[30:90], cache, chunk_tokens=40)
+        assert cache.lengths == [30]
+        with pytest.raises(RuntimeError, match="out of memory"):
+            layer.decode(hidden[None, 30:31], cache)
+        assert cache.lengths == [30]
+        layer.o_proj.forward = project
+        rest = layer.prefill(hidden[30:], cache)
+        torch.testing.assert_close(torch.cat([first, rest]), expected)
 
     def test_too_many_positions(self):
         with pytest.raises(ValueError, match="max_context_len must be at most 1024"):

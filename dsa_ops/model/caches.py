@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +36,7 @@ class LayerCache:
 
     With ``quantize`` these are the FP8 formats of ``dsa_ops.formats``; without, float32 pages
     ``[pages, 64, 128]`` and ``[pages, 64, 576]``. Every request owns ``max_context_len`` tokens'
-    worth of pages; ``block_table`` (default: in order) says which.
+    worth of pages; ``block_table`` (default: in order) says which, every page once.
     """
 
     def __init__(
@@ -58,6 +59,12 @@ class LayerCache:
                 f"LayerCache: block_table must be int32 of shape {list(shape)}, "
                 f"got {block_table.dtype} of shape {list(block_table.shape)}"
             )
+        for expected, given in enumerate(sorted(block_table.flatten().tolist())):
+            if given != expected:
+                raise ValueError(
+                    f"LayerCache: block_table must hold every page from 0 to {num_pages - 1} once, "
+                    f"got {given}"
+                )
         self.block_table = block_table.to(device)
         self.lengths = [0] * num_requests
         self.quantize = quantize
@@ -96,6 +103,16 @@ class LayerCache:
                 f"LayerCache: length must be at most {self.capacity} tokens, got {longest}"
             )
         return lengths
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Takes the lengths back if the block raises: what lies beyond them counts for nothing."""
+        lengths = list(self.lengths)
+        try:
+            yield
+        except BaseException:
+            self.lengths[:] = lengths
+            raise
 
     def append(self, requests: Sequence[int], tokens: int) -> Step:
         """Makes room for ``tokens`` more tokens in each request and says where they go."""

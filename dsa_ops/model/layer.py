@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
+from .. import reference
 from ..formats import INDEX_HEAD_DIM, MLA_HEAD_DIM, MLA_LATENT_DIM, MLA_ROPE_DIM
 from .caches import LayerCache, Step
 from .config import DsaConfig
@@ -105,7 +107,9 @@ class DsaAttention(nn.Module):
         self.o_proj = linear(heads * value, config.hidden_size)
         self.indexer = Indexer(config, dtype=dtype, device=device)
         table = cos_sin_cache(config.rope, config.max_positions).to(device)
-        ops = importlib.import_module(_BACKENDS[backend])
+        module = importlib.import_module(_BACKENDS[backend])
+        # Not the module, which cannot be copied or pickled.
+        ops = SimpleNamespace(**{name: getattr(module, name) for name in reference.__all__})
         self.steps = (Fp8Steps if quantize else Float32Steps)(config, table, ops)
 
     def new_cache(
@@ -133,19 +137,20 @@ class DsaAttention(nn.Module):
         ``[T, hidden_size]``, in the dtype of the layer.
 
         Tokens run in chunks of ``chunk_tokens``, which bounds temporaries and changes nothing else.
-        Raises ValueError, and leaves the cache alone, for another shape or dtype, a request that
-        the cache does not have, or more tokens than it has room for.
+        Raises ValueError for another shape or dtype, a request that the cache does not have, or
+        more tokens than it has room for. Whatever it raises, the cache has the tokens it had.
         """
         self._check_hidden("prefill", hidden, (None, self.config.hidden_size))
         if chunk_tokens < 1:
             raise ValueError(f"prefill: chunk_tokens must be at least 1, got {chunk_tokens}")
         cache.check_room([request], len(hidden))
         outputs = []
-        for chunk in hidden.split(chunk_tokens):
-            step = cache.append([request], len(chunk))
-            q, query = self._project_in(chunk, cache, step)
-            slots = self.steps.select_prefill(cache, step, query)
-            outputs.append(self._attend(q, cache, slots))
+        with cache.all_or_nothing():
+            for chunk in hidden.split(chunk_tokens):
+                step = cache.append([request], len(chunk))
+                q, query = self._project_in(chunk, cache, step)
+                slots = self.steps.select_prefill(cache, step, query)
+                outputs.append(self._attend(q, cache, slots))
         return torch.cat(outputs)
 
     @torch.no_grad()
@@ -155,18 +160,20 @@ class DsaAttention(nn.Module):
         """Appends ``hidden[B, next_n, hidden_size]``, the next tokens of ``requests`` (default: all
         of the cache, in order); returns ``[B, next_n, hidden_size]``, in the dtype of the layer.
 
-        Raises ValueError, and leaves the cache alone, for another shape or dtype, requests that are
-        repeated or that the cache does not have, or more tokens than it has room for.
+        Raises ValueError for another shape or dtype, requests that are repeated or that the cache
+        does not have, or more tokens than it has room for. Whatever it raises, the cache has the
+        tokens it had.
         """
         if requests is None:
             requests = range(len(cache.lengths))
         self._check_hidden("decode", hidden, (len(requests), None, self.config.hidden_size))
         if hidden.shape[1] < 1:
             raise ValueError("decode: hidden must be of 1 or more tokens per request, got 0")
-        step = cache.append(list(requests), hidden.shape[1])
-        q, query = self._project_in(hidden.flatten(0, 1), cache, step)
-        slots = self.steps.select_decode(cache, step, query)
-        return self._attend(q, cache, slots).view_as(hidden)
+        with cache.all_or_nothing():
+            step = cache.append(list(requests), hidden.shape[1])
+            q, query = self._project_in(hidden.flatten(0, 1), cache, step)
+            slots = self.steps.select_decode(cache, step, query)
+            return self._attend(q, cache, slots).view_as(hidden)
 
     def _check_hidden(self, method: str, hidden: Tensor, sizes: tuple[int | None, ...]) -> None:
         """Shape (None: any size) and dtype of hidden states."""

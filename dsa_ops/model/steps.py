@@ -36,7 +36,7 @@ class NewKeys(NamedTuple):
 
 
 class _Steps(nn.Module):
-    """Holds the sizes, the float32 cos/sin table and the module or object whose ops are called."""
+    """Holds the sizes, the float32 cos/sin table and the object whose ops are called."""
 
     cos_sin: Tensor
 
@@ -48,7 +48,7 @@ class _Steps(nn.Module):
 
 
 class Fp8Steps(_Steps):
-    """The layer over the FP8 caches; ``ops`` is ``dsa_ops`` or ``dsa_ops.reference``."""
+    """The layer over the FP8 caches; ``ops`` has those of ``dsa_ops`` or ``dsa_ops.reference``."""
 
     def store(self, cache: LayerCache, step: Step, keys: NewKeys) -> None:
         self.ops.prepare_index_k(
@@ -117,7 +117,7 @@ class Fp8Steps(_Steps):
 
 
 class Float32Steps(_Steps):
-    """The same layer with float32 caches; ``ops`` is ``dsa_ops.reference``."""
+    """The same layer with float32 caches; ``ops`` has those of ``dsa_ops.reference``."""
 
     def _rotate(self, x: Tensor, positions: Tensor) -> Tensor:
         return rotate_index_vectors(
@@ -139,7 +139,8 @@ class Float32Steps(_Steps):
         q = self._rotate(query.q, step.positions[:, None])
         weights = query.weights * (_SOFTMAX_SCALE * self.config.index_heads**-0.5)
         batch, n = step.context_lens.shape
-        selected = []
+        top_k = self.config.index_topk
+        selected = [torch.empty(0, top_k, dtype=torch.int32, device=q.device)]
         for request in range(batch):
             rows = slice(request * n, (request + 1) * n)
             table = step.block_table[request : request + 1]
@@ -153,7 +154,6 @@ class Float32Steps(_Steps):
                 torch.zeros_like(row_ends),
                 row_ends,
             )
-            top_k = self.config.index_topk
             selected.append(self.ops.topk(logits, top_k, row_ends, block_table=table))
         return torch.cat(selected)
 

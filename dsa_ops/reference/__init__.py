@@ -1,7 +1,7 @@
 """The ops in plain PyTorch: what every kernel is tested against, and what runs without one.
 
-Each function has the signature of its public twin without ``out=``. Where there is arithmetic,
-``compute_dtype=torch.float64`` makes it an oracle.
+Each function has the signature of its public twin without ``out``, ``num_sms`` and ``pdl``. Where
+there is arithmetic, ``compute_dtype=torch.float64`` makes it an oracle.
 """
 
 from .caches import (

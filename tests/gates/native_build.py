@@ -45,12 +45,12 @@ def compiled_module() -> ModuleType:
 
 
 def build_folder() -> Path:
-    """The newest CMake build folder."""
+    """The CMake build folder of the newest library."""
     require_native()
-    folders = [ninja.parent for ninja in ROOT.glob("build/cmake-*/build.ninja")]
-    if not folders:
+    libraries = list(ROOT.glob("build/cmake-*/libdsa_ops.so.0"))
+    if not libraries:
         unavailable("the CMake build folder is gone (the package was not built in this tree)")
-    return max(folders, key=lambda folder: (folder / "libdsa_ops.so.0").stat().st_mtime)
+    return max(libraries, key=lambda library: library.stat().st_mtime).parent
 
 
 def run_tool(*command: str | Path) -> str:
