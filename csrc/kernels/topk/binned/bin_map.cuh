@@ -69,6 +69,18 @@ struct SampleRanks {
   }
 };
 
+// Whether many samples around the k-th best are one value, as ReLU zeros would be.
+struct Crowd {
+  bool exists;
+  float value;
+};
+
+// `low` and `middle`: the samples of these ranks, of which `last` is the last.
+__device__ __forceinline__ Crowd find_crowd(SampleRanks const& ranks, int last, float low,
+                                            float middle) {
+  return {ranks.low >= ranks.middle + 4 && ranks.low <= last && low == middle, low};
+}
+
 // A bin for every logit, which never descends as logits ascend: equal logits share one, and NaN and
 // -inf have the first. Scale and offset are finite and the scale is normal and above zero, whatever
 // the samples.
@@ -81,8 +93,7 @@ class BinMap {
     float high = sample_at(max(ranks.high, 0));
     float const beyond = 0.5f * (sample_at(0) - sample_at(31));
     float const middle = sample_at(min(ranks.middle, 31));
-    crowd_ = ranks.low >= ranks.middle + 4 && ranks.low < 32 && low == middle;
-    crowd_value_ = low;
+    crowd_ = find_crowd(ranks, 31, low, middle);
     if (ranks.low > 31) low -= beyond;
     if (ranks.high < 0) high += beyond;
     // A width of nothing: all these samples are equal, which then have a bin of their own.
@@ -96,16 +107,12 @@ class BinMap {
     return __float_as_uint(fmaf(place, static_cast<float>(kValueBins - 1), 8388608.0f));
   }
   static constexpr uint32_t kFirstBin = 0x4B000000u;
-
-  // Many samples around the k-th best are one value, as ReLU zeros would be.
-  __device__ __forceinline__ bool is_crowded() const { return crowd_; }
-  __device__ __forceinline__ float crowd() const { return crowd_value_; }
+  __device__ __forceinline__ Crowd const& crowd() const { return crowd_; }
 
  private:
   float scale_;
   float offset_;
-  float crowd_value_;
-  bool crowd_;
+  Crowd crowd_;
 };
 
 // The bin of the rank-th best of the counted values, of which there are as many. By all threads,

@@ -77,8 +77,7 @@ class BucketMap {
     float high = sorted[max(ranks.high, 0)];
     float const beyond = 0.5f * (sorted[0] - sorted[kLast]);
     float const middle = sorted[min(ranks.middle, kLast)];
-    crowd_ = ranks.low >= ranks.middle + 4 && ranks.low <= kLast && low == middle;
-    crowd_value_ = low;
+    crowd_ = find_crowd(ranks, kLast, low, middle);
     if (ranks.low > kLast) low -= beyond;
     if (ranks.high < 0) high += fminf(beyond, ranks.reach * (sorted[0] - low));
     float const least = fmaxf(1e-30f, 1e-6f * fmaxf(fabsf(low), fabsf(high)));
@@ -91,16 +90,12 @@ class BucketMap {
   }
   static constexpr float kFirst = 8388608.0f;
   static constexpr uint32_t kFirstBits = 0x4B000000u;
-
-  // Many samples around the k-th best are one value, as ReLU zeros would be.
-  __device__ __forceinline__ bool is_crowded() const { return crowd_; }
-  __device__ __forceinline__ float crowd() const { return crowd_value_; }
+  __device__ __forceinline__ Crowd const& crowd() const { return crowd_; }
 
  private:
   float scale_;
   float offset_;
-  float crowd_value_;
-  bool crowd_;
+  Crowd crowd_;
 };
 
 // Counts one more in a counter; returns what it was.

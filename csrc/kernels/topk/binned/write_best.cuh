@@ -109,7 +109,7 @@ __device__ __forceinline__ void write_best(KernelArgs const& args, SharedStorage
                                            float const (&values)[kThreadKeys], int length) {
   constexpr int kLogits = Packet<kType>::kLogits;
   using Ranks = TileRanks<kLogits, kThreadKeys / kLogits>;
-  bool const crowded = bin_of.is_crowded();
+  bool const crowded = bin_of.crowd().exists;
   uint32_t mask = 0;
   Place place{0, static_cast<uint32_t>(args.top_k), 0};
   bool done;
@@ -117,7 +117,7 @@ __device__ __forceinline__ void write_best(KernelArgs const& args, SharedStorage
     place = count_in_bins<kCounted>(shared, bin_of, packets, values, args.top_k, mask);
     done = is_settled(place) || is_listed(place);
   } else {
-    done = select_crowd<Ranks>(shared, values, bin_of.crowd(), args.top_k, mask);
+    done = select_crowd<Ranks>(shared, values, bin_of.crowd().value, args.top_k, mask);
   }
   if (!done) {
     uint32_t keys[kThreadKeys];

@@ -118,7 +118,7 @@ __device__ __forceinline__ void write_kept(KernelArgs const& args, BucketStorage
   Winning winning;
   Place place{0, static_cast<uint32_t>(args.top_k), 0};
   bool done = false;
-  if (!map.is_crowded()) {
+  if (!map.crowd().exists) {
     uint32_t const above = __reduce_add_sync(kAllLanes, fill_buckets<kLogits>(shared, map, values));
     if (lane == 0) shared.above[threadIdx.x / 32] = above;
     __syncthreads();
@@ -131,7 +131,7 @@ __device__ __forceinline__ void write_kept(KernelArgs const& args, BucketStorage
       place = found;
     }
   } else {
-    done = select_crowd<Ranks>(shared.select, values, map.crowd(), args.top_k, winning.sure);
+    done = select_crowd<Ranks>(shared.select, values, map.crowd().value, args.top_k, winning.sure);
   }
   if (__builtin_expect(!done, 0)) {
     winning.sure = mask_of_any<Ranks>(shared.select, map, packets, values, length, place);
