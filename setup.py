@@ -101,21 +101,29 @@ class BuildKernels(build_ext):
         write_note(self.package, f"kernels for sm_90a, compiled with CUDA {major}.{minor}")
 
     def get_outputs(self) -> list[str]:
-        installed = [self.package / folder for folder in ("lib", "include", "share")]
-        files = [f for folder in installed for f in folder.rglob("*") if f.is_file()]
-        return [str(f) for f in (*files, *self.package.glob("_C*.so"))]
+        return [str(file) for file in native_files(self.package)]
 
     def get_output_mapping(self) -> dict[str, str]:
         return {}
 
 
 class BuildPython(build_py):
-    """Adds the note to a pure package."""
+    """Adds the note to a pure package, without the kernels of an installation before it."""
 
     def run(self) -> None:
         super().run()
         if REASON:
-            write_note((ROOT if self.editable_mode else Path(self.build_lib)) / "dsa_ops", REASON)
+            package = (ROOT if self.editable_mode else Path(self.build_lib)) / "dsa_ops"
+            for file in native_files(package):
+                file.unlink()
+            write_note(package, REASON)
+
+
+def native_files(package: Path) -> list[Path]:
+    """What an installation with kernels adds to the package."""
+    folders = [package / name for name in ("lib", "include", "share")]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    return [*files, *package.glob("_C*.so")]
 
 
 def write_note(package: Path, sentence: str) -> None:

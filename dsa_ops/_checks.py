@@ -53,7 +53,8 @@ class Checker:
             self.fail(argument, f"of shape {text}", list(tensor.shape))
 
     def last_dim_contiguous(self, tensor: Tensor, argument: str) -> None:
-        if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        # An empty tensor may have any strides, and NumPy's have 0.
+        if tensor.dim() and tensor.numel() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
             self.fail(argument, "contiguous in its last dimension", f"stride {tensor.stride(-1)}")
 
     def aligned_16(self, tensor: Tensor, argument: str) -> None:
@@ -61,7 +62,7 @@ class Checker:
         of the storage, which allocators align; the bindings check the address itself."""
         for i in range(tensor.dim() - 1):
             stride_bytes = tensor.stride(i) * tensor.element_size()
-            if tensor.shape[i] > 1 and stride_bytes % _ALIGNMENT_BYTES:
+            if tensor.shape[i] > 1 and tensor.numel() and stride_bytes % _ALIGNMENT_BYTES:
                 self.fail(
                     argument,
                     "aligned to 16 bytes in every stride",

@@ -139,13 +139,12 @@ inline void check_top_k(Checker const& checker, int64_t top_k) {
   checker.fail("top_k", "from 1 to " + std::to_string(kMaxTopk), std::to_string(top_k));
 }
 
-// A dimension of size 1 may have any stride in torch. The packed stride stands in for it, so that
-// what the kernels see is always a multiple of 16 bytes where it has to be.
+// The packed stride stands in for one that means nothing, so that what the kernels see is always a
+// multiple of 16 bytes where it has to be.
 inline int64_t aligned_stride(Tensor const& tensor, int64_t dim) {
-  if (tensor.size(dim) > 1) return tensor.stride(dim);
   int64_t packed = 1;
   for (int64_t i = dim + 1; i < tensor.dim(); ++i) packed *= tensor.size(i);
-  return packed;
+  return stride_of(tensor, dim, packed);
 }
 
 // Scratch of the caching allocator, which aligns to 512 bytes, on the device of `like`.

@@ -6,11 +6,6 @@
 
 namespace dsa_ops::binding {
 
-// Strides of dimensions of size 1 and less mean nothing and may be anything.
-inline int64_t stride_of(Tensor const& tensor, int64_t dim) {
-  return tensor.size(dim) > 1 ? tensor.stride(dim) : 0;
-}
-
 struct PagedCache {
   int64_t num_pages;
   int64_t page_size;
@@ -21,8 +16,8 @@ inline PagedCache check_cache_layout(Checker const& check, Tensor const& cache,
                                      char const* argument, int64_t token_bytes) {
   int64_t const element = cache.element_size();
   int64_t const page_bytes = cache.size(1) * token_bytes;
-  int64_t const page_stride = cache.size(0) > 1 ? cache.stride(0) * element : page_bytes;
-  int64_t const token_stride = cache.size(1) > 1 ? cache.stride(1) * element : token_bytes;
+  int64_t const page_stride = stride_of(cache, 0, page_bytes / element) * element;
+  int64_t const token_stride = stride_of(cache, 1, token_bytes / element) * element;
   auto const stride = [](int64_t bytes) {
     return "a stride of " + std::to_string(bytes) + " bytes";
   };

@@ -57,6 +57,12 @@ inline std::string shape_text(Tensor const& tensor) {
   return text + "]";
 }
 
+// The stride of a dimension, or `otherwise` where it means nothing and may be anything: that of a
+// dimension of 1 and those of an empty tensor.
+inline int64_t stride_of(Tensor const& tensor, int64_t dim, int64_t otherwise = 0) {
+  return tensor.size(dim) > 1 && tensor.numel() > 0 ? tensor.stride(dim) : otherwise;
+}
+
 // The checks of one op call: every failure reads "op: argument must be X, got Y".
 class Checker {
  public:
@@ -99,7 +105,7 @@ class Checker {
 
   void last_dim_contiguous(Tensor const& tensor, char const* argument) const {
     int64_t const last = tensor.dim() - 1;
-    if (last < 0 || tensor.size(last) <= 1 || tensor.stride(last) == 1) return;
+    if (last < 0 || stride_of(tensor, last, 1) == 1) return;
     fail(argument, "contiguous in its last dimension",
          "stride " + std::to_string(tensor.stride(last)));
   }
@@ -108,7 +114,7 @@ class Checker {
   void aligned_16(Tensor const& tensor, char const* argument) const {
     int64_t const bytes = tensor.element_size();
     for (int64_t i = 0; i + 1 < tensor.dim(); ++i) {
-      if (tensor.size(i) <= 1 || tensor.stride(i) * bytes % 16 == 0) continue;
+      if (stride_of(tensor, i, 0) * bytes % 16 == 0) continue;
       fail(argument, "aligned to 16 bytes in every stride",
            "a stride of " + std::to_string(tensor.stride(i) * bytes) + " bytes");
     }

@@ -62,7 +62,7 @@ def _check_layout(
     checker.last_dim_contiguous(cache, argument)
     token_stride = cache.stride(1) * cache.element_size()
     checker.require(
-        cache.shape[1] == 1 or token_stride == token_bytes,
+        cache.shape[1] == 1 or token_stride == token_bytes or not cache.shape[0],
         argument,
         f"packed, {token_bytes} bytes per token",
         f"a stride of {token_stride} bytes",
