@@ -129,14 +129,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
               ptx::load_shared_16(own + kLower + kRopeOffset + 64));
     issue<PairTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
     release(&shared.scores_done[place.buffer()]);
-    release(&shared.token_empty[stage]);
-    ptx::wgmma_wait<0>();
-    pin_registers(scores);
-    pin_registers(second);
-#pragma unroll
-    for (int i = 0; i < 2 * kColumns; ++i) {
-      scores[i] = fmaf(second[i], token[i >> 1 & 1].scale[1], scores[i]);
-    }
+    end_chains(stage, scores, second, token);
   }
 
   __device__ __forceinline__ void exponentiate(Scores const& exponents,

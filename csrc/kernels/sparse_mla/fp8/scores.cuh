@@ -178,6 +178,12 @@ struct ScoreWarpgroup {
     }
     load_rope(fragments[0], rows.own + kRopeOffset, kLower);
     issue<typename HeadTile::RopeMma>(scores, fragments[0], query + 8 * kPanelStep, true);
+    end_chains(stage, scores, second, token);
+  }
+
+  // Once the products of both chains are issued.
+  __device__ __forceinline__ void end_chains(int stage, Scores& scores, Scores& second,
+                                             TokenScales const (&token)[2]) {
     release(&shared.token_empty[stage]);
     ptx::wgmma_wait<0>();
     pin_registers(scores);
