@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import dsa_ops
-from dsa_ops import reference
+from dsa_ops import formats, reference
 from dsa_ops.formats import FP8
 from tests.gpu.attention_data import SCALE, queries, results_of, rows_of_kv, selection
 from tests.gpu.tools import (
@@ -107,6 +107,25 @@ def test_decode_pages(page_size: int, padding: int) -> None:
     for same in (cache.unsqueeze(2), cache.view(FP8), cache.view(FP8).unsqueeze(2)):
         actual = dsa_ops.sparse_mla_decode(q, same, indices, SCALE)
         assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("step", [0.3, 4.0, 11.9, 12.1, 14.9, 15.1, 23.9, 24.1, 30.0])
+@pytest.mark.parametrize("num_heads", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("num_rows", [4, 140])
+def test_scores_that_grow_and_fall(num_rows: int, num_heads: int, step: float) -> None:
+    """From one block of 64 keys to the next by ``step`` octaves, for every second head down: the
+    kernels move what probabilities are relative to only where a maximum has grown by much."""
+    keys = 640
+    octaves = torch.arange(keys) // 64 * step
+    q, kv = 0.3 * queries(num_rows, num_heads), rows_of_kv(keys)
+    q[..., 512:], kv[:, 512:] = 0, 0
+    q[:, ::2, 512], q[:, 1::2, 512] = 1, -1
+    kv[:, 512] = (octaves * math.log(2) / SCALE).bfloat16()
+    indices = torch.arange(keys, dtype=torch.int32).repeat(num_rows, 1)
+    check_prefill(q, kv, indices)
+    cache = filled_mla_cache(keys // 64, 64)
+    formats.mla_cache_views(cache)[2][...] = kv[:, 512:].view(-1, 64, 64)
+    check_decode(q, cache, indices)
 
 
 @pytest.mark.parametrize("num_heads", HEADS)

@@ -18,9 +18,10 @@ inline constexpr uint64_t kQueryStep =  // from the query to stage 0
 inline constexpr uint64_t kColumnStep = 2;
 inline constexpr uint64_t kTokenStep = 16 * 128 >> 4;
 
-// The reference follows the maximum only when that has grown by more than this: probabilities up to
-// 2^8 round as well as those up to 1, and most blocks then leave the output accumulators alone.
-inline constexpr float kReferenceSlackLog2 = 8.f;
+// The reference follows the maximum only when that has grown by more than this, and hardly a block
+// then takes the output accumulators along: bf16 holds probabilities as large as fp32 does, and
+// rounds them as well as those up to 1.
+inline constexpr float kReferenceSlackLog2 = 24.f;
 
 // Of the four lanes that share a row.
 __device__ __forceinline__ float row_maximum(float value) {

@@ -41,7 +41,7 @@ template <class HeadTile>
 __device__ __forceinline__ void score_tiles(SharedStorage<HeadTile>& shared, KernelArgs const& args,
                                             int thread) {
   constexpr int kHeads = HeadTile::kHeads;
-  ScoreWarpgroup<HeadTile> scores(shared, thread);
+  ScoreWarpgroup<HeadTile, false> scores(shared, thread);
   uint32_t number = first_tile();
 #pragma unroll 1
   for (;;) {
@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     if constexpr (!kReadsOnce) {
       score_tiles(shared, args, thread);
     } else {
-      ScoreWarpgroup<HeadTile> scores(shared, thread);
+      ScoreWarpgroup<HeadTile, kSplit != Split::kNone> scores(shared, thread);
       scores.run(index_list(args, tile()).num_blocks);
       if constexpr (is_cluster(kSplit)) ptx::cluster_wait_acquire();
       scores.template finish<kSplit>(args, tile());

@@ -15,8 +15,8 @@ __device__ __forceinline__ Tile pair_tile_of(KernelArgs const& args, uint32_t ro
 __device__ __forceinline__ uint32_t first_pair() { return first_tile() >> 1; }
 __device__ __forceinline__ uint32_t pair_step() { return tile_step() >> 1; }
 
-struct PairScores : ScoreWarpgroup<PairTile> {
-  using Base = ScoreWarpgroup<PairTile>;
+struct PairScores : ScoreWarpgroup<PairTile, false> {
+  using Base = ScoreWarpgroup<PairTile, false>;
   static constexpr int kWarpBytes = PairTile::kHeads * 32;  // of probabilities
 
   // Offsets that are the lane's own. Every instruction of a quarter of a multiprocessor counts, so
@@ -159,7 +159,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
     target.advance<2>();
   }
 
-  // Whether any exponent is above kSlackLog2: positive floats are in the order of their bits, and
+  // Whether any exponent is above the slack: positive floats are in the order of their bits, and
   // the maximum of three integers is one instruction.
   static __device__ __forceinline__ bool exceeds_slack(Scores const& exponents) {
     int maximum[2] = {__float_as_int(exponents[0]), __float_as_int(exponents[1])};
@@ -173,7 +173,7 @@ struct PairScores : ScoreWarpgroup<PairTile> {
         }
       }
     }
-    return max(maximum[0], maximum[1]) > __float_as_int(kSlackLog2);
+    return max(maximum[0], maximum[1]) > __float_as_int(kSlackLog2<false>);
   }
 
   __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,

@@ -19,12 +19,13 @@
 
 namespace dsa_ops::sparse_mla::fp8 {
 
-// Four dims of a head in a part: f16 times 2^part_exponent. Weights are at most 2^8 and values at
-// most 448 * 2, so that the sum over a split's tokens stays below 2^16.
+// Four dims of a head in a part: f16 times 2^part_exponent. Weights are at most 2^kPartWeightLog2
+// and values at most 448 * 2, so that the sum over a split's tokens stays below 2^16.
 inline constexpr uint32_t kEntryBytes = 8;
+inline constexpr int kPartWeightLog2 = 12;
 
 __device__ __forceinline__ int part_exponent(KernelArgs const& args) {
-  return 2 + 32 - __clz(args.blocks_per_split * kBlockTokens - 1);
+  return kPartWeightLog2 - 6 + 32 - __clz(args.blocks_per_split * kBlockTokens - 1);
 }
 
 __device__ __forceinline__ uint4 pack_entries(float4 first, float4 second, float scale) {

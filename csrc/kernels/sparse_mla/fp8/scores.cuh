@@ -31,11 +31,18 @@ __device__ __forceinline__ bool any_of_warpgroup(bool value, int barrier) {
   return result != 0;
 }
 
-// Probabilities up to 2^8 round as well as those up to 1, so the reference follows the maximum only
-// when that has grown by more, and most blocks leave the output accumulators alone.
-inline constexpr float kSlackLog2 = 8.f;
+// What a maximum may exceed its reference by before the reference follows, which costs all three
+// warpgroups, and how far above the maximum it is put then. f16 holds probabilities up to 2^15, and
+// what is less than 2^-22 of a row's first maximum does not show in its sum. Tokens of different
+// magnitude make maxima grow by more than 2^8 in a third of the blocks, by more than 2^18 in few.
+// Parts, which are f16 themselves, leave less room.
+template <bool kIsPart>
+inline constexpr float kSlackLog2 = kIsPart ? kPartWeightLog2 : 15.f;
+template <bool kIsPart>
+inline constexpr float kHeadroomLog2 = kIsPart ? 0.f : 3.f;
 
-template <class HeadTile>
+// kIsPart: of a row whose list is split.
+template <class HeadTile, bool kIsPart>
 struct ScoreWarpgroup {
   static constexpr int kStages = HeadTile::kStages;
   static constexpr int kColumns = HeadTile::kColumns;
@@ -357,7 +364,9 @@ struct ScoreWarpgroup {
       auto const& result = to.warp_maximum;
       float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
                                   fmaxf(result[2][thread], result[3][thread]));
-      if (largest > -INFINITY && (!seen || largest > kSlackLog2)) step = largest;
+      if (largest > -INFINITY && (!seen || largest > kSlackLog2<kIsPart>)) {
+        step = largest + kHeadroomLog2<kIsPart>;
+      }
       to.step[thread] = step;
       shared.column[thread].y -= step;
       to.factor[thread] = seen ? ptx::exp2_flushed(-step) : 1.f;
@@ -397,7 +406,7 @@ struct ScoreWarpgroup {
     to_exponents(scores, token);
     float const maximum = largest(scores);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
-    bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, kScoreVote);
+    bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2<kIsPart>, kScoreVote);
     if (raises) {
       int const thread = thread_index();
       Raise const to{shared.warp_result, shared.step, shared.rescale[buffer], kScoreVote};

@@ -28,8 +28,8 @@ struct ShortStorage : SharedStorage<HeadTile> {
 };
 
 template <class HeadTile>
-struct ShortScores : ScoreWarpgroup<HeadTile> {
-  using Base = ScoreWarpgroup<HeadTile>;
+struct ShortScores : ScoreWarpgroup<HeadTile, true> {
+  using Base = ScoreWarpgroup<HeadTile, true>;
   using Scores = typename Base::Scores;
   using Base::kColumns;
   using Base::kTiles;
@@ -65,7 +65,7 @@ struct ShortScores : ScoreWarpgroup<HeadTile> {
     float reference = thread < kHeads ? -storage.column[thread].y : 0.f;
     this->to_exponents(scores, token);
     float const maximum = Base::largest(scores);
-    bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2, vote_barrier());
+    bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2<true>, vote_barrier());
     if (raises) {
       typename Base::Raise const to{storage.warp_maximum[block], storage.raised[block],
                                     storage.rescale[block], vote_barrier()};
