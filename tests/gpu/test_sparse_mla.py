@@ -109,13 +109,13 @@ def test_decode_pages(page_size: int, padding: int) -> None:
         assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-@pytest.mark.parametrize("step", [0.3, 4.0, 11.9, 12.1, 14.9, 15.1, 23.9, 24.1, 30.0])
+@pytest.mark.parametrize("step", [0.3, 4.0, 11.9, 12.1, 14.9, 15.1, 23.9, 24.1, 45.0])
 @pytest.mark.parametrize("num_heads", [8, 16, 32, 64, 128])
 @pytest.mark.parametrize("num_rows", [4, 140])
 def test_scores_that_grow_and_fall(num_rows: int, num_heads: int, step: float) -> None:
     """From one block of 64 keys to the next by ``step`` octaves, for every second head down: the
     kernels move what probabilities are relative to only where a maximum has grown by much."""
-    keys = 640
+    keys = 640 if step < 10 else 256  # the lse's error is absolute
     octaves = torch.arange(keys) // 64 * step
     q, kv = 0.3 * queries(num_rows, num_heads), rows_of_kv(keys)
     q[..., 512:], kv[:, 512:] = 0, 0
