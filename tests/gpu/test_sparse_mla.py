@@ -128,6 +128,32 @@ def test_scores_that_grow_and_fall(num_rows: int, num_heads: int, step: float) -
     check_decode(q, cache, indices)
 
 
+@pytest.mark.parametrize("octaves", [22.125, 25.125, 28.125])  # exact in bf16
+@pytest.mark.parametrize("num_heads", [8, 16, 32, 64, 128])
+@pytest.mark.parametrize("num_rows,top_k", [(140, 4096), (140, 24575), (1, 262145)])
+def test_many_small_weights_add_up(
+    num_rows: int, top_k: int, num_heads: int, octaves: float
+) -> None:
+    """Each key but the first weighs 2^-octaves of it, less than f16 can hold beside it."""
+    latent = torch.randn(1, 512).bfloat16()
+    cache = torch.zeros(1, 64, 656, dtype=torch.uint8)
+    rope = torch.zeros(2, 64).bfloat16()
+    rope[1, 0] = -octaves
+    slots = torch.arange(2)
+    dsa_ops.write_mla_cache(latent.expand(2, 512), rope, cache, slots)
+    q = torch.zeros(1, num_heads, 576).bfloat16()
+    q[..., 512] = 1
+    indices = torch.ones(1, top_k, dtype=torch.int32)
+    indices[0, 0] = 0
+    sm_scale = math.log(2)
+    oracle = reference.sparse_mla_decode(q, cache, indices, sm_scale, compute_dtype=torch.float64)
+    q = q.expand(num_rows, num_heads, 576).contiguous()
+    actual = results_of(q, 2)
+    dsa_ops.sparse_mla_decode(q, cache, indices.expand(num_rows, top_k), sm_scale, out=actual)
+    expected = tuple(result.expand(num_rows, *result.shape[1:]) for result in oracle)
+    assert_attention(actual, expected, LSE_TOLERANCE)
+
+
 @pytest.mark.parametrize("num_heads", HEADS)
 @pytest.mark.parametrize("page_size", [1, 64, 100])
 def test_decode_from_bf16(num_heads: int, page_size: int) -> None:

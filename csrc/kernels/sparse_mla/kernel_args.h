@@ -36,6 +36,7 @@ struct KernelArgs {
   float score_scale_log2;  // sm_scale * log2(e)
   uint32_t num_tiles;      // FP8 cache: rows times head tiles
   bool limits_copies;      // FP8 cache: fewer tokens under way than there is room for
+  float headroom_log2;     // FP8 cache: see fp8_headroom_log2
   // FP8 cache, parts that a second kernel joins: [row tiles, splits, heads of a tile] times 512
   // values in f16, and reference and sum.
   uint2* part_values;

@@ -96,6 +96,12 @@ bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows) {
   return num_rows * plan.num_splits * std::min(plan.blocks_per_split, kStages) > kMaxBlocks;
 }
 
+int fp8_headroom_log2(SplitPlan const& plan, int64_t top_k) {
+  int headroom = plan.num_splits > 1 ? 0 : 3;  // parts are f16 themselves
+  while (headroom > -8 && top_k > int64_t{1} << (14 - headroom)) --headroom;
+  return headroom;
+}
+
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms) {
   SplitPlan plan = {};
   plan.tile_heads = kTileHeads;

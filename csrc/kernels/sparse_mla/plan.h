@@ -38,6 +38,11 @@ PartBytes fp8_part_bytes(SplitPlan const& plan, int64_t num_rows);
 // displace written lines, which costs memory the time to write them.
 bool fp8_limits_copies(SplitPlan const& plan, int64_t num_rows);
 
+// How far above a maximum its reference is put, so that it need not follow soon, or below it. What
+// is less than 2^(headroom - 25) of a list's first maximum is lost in f16: in lists of up to 2^22
+// keys at most 2^-11 of it all keys together.
+int fp8_headroom_log2(SplitPlan const& plan, int64_t top_k);
+
 // bf16 cache: tiles of 64 heads, splits of whole pairs of blocks. No split once rows * head_tiles
 // fills the device; below that as many as fill it once.
 SplitPlan plan_bf16(int64_t num_rows, int32_t num_heads, int64_t top_k, int32_t num_sms);

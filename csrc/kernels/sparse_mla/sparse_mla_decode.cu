@@ -72,6 +72,7 @@ Status decode_fp8(SparseMlaDecodeParams const& params, int num_sms, char const* 
   args.part_values = static_cast<uint2*>(params.workspace);
   args.part_sums = reinterpret_cast<float2*>(static_cast<char*>(params.workspace) + parts.values);
   args.limits_copies = fp8_limits_copies(plan, params.num_rows);
+  args.headroom_log2 = static_cast<float>(fp8_headroom_log2(plan, params.top_k));
   return fp8::launch(args, params.num_rows, plan.tile_heads, plan.through_scratch, num_sms, op,
                      stream);
 }

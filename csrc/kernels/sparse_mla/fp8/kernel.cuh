@@ -45,7 +45,7 @@ __device__ __forceinline__ void score_tiles(SharedStorage<HeadTile>& shared, Ker
   uint32_t number = first_tile();
 #pragma unroll 1
   for (;;) {
-    scores.run(index_list(args, tile_of<kHeads>(args, number)).num_blocks);
+    scores.run(args, index_list(args, tile_of<kHeads>(args, number)).num_blocks);
     if (number != first_tile()) ptx::named_barrier_sync(kFactorFree, kThreads - 128);
     scores.template finish<Split::kNone>(args, tile_of<kHeads>(args, number));
     ptx::named_barrier_arrive(kFactorReady, kThreads - 128);
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       score_tiles(shared, args, thread);
     } else {
       ScoreWarpgroup<HeadTile, kSplit != Split::kNone> scores(shared, thread);
-      scores.run(index_list(args, tile()).num_blocks);
+      scores.run(args, index_list(args, tile()).num_blocks);
       if constexpr (is_cluster(kSplit)) ptx::cluster_wait_acquire();
       scores.template finish<kSplit>(args, tile());
       if constexpr (kPushes) {

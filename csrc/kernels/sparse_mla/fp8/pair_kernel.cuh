@@ -46,7 +46,7 @@ __device__ __forceinline__ void score_pairs(SharedStorage<PairTile>& shared, Ker
   uint32_t row = first_pair();
 #pragma unroll 1
   for (;;) {
-    scores.run(index_list(args, pair_tile_of(args, row)).num_blocks);
+    scores.run(args, index_list(args, pair_tile_of(args, row)).num_blocks);
     uint32_t const next_row = row + pair_step();
     PairQuery query;
     Tile next = pair_tile_of(args, next_row);

@@ -176,14 +176,15 @@ struct PairScores : ScoreWarpgroup<PairTile, false> {
     return max(maximum[0], maximum[1]) > __float_as_int(kSlackLog2<false>);
   }
 
-  __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
-                                          int buffer) {
+  __device__ __forceinline__ void publish(KernelArgs const& args, Scores& scores,
+                                          TokenScales const (&token)[2], int stage, int buffer) {
     to_exponents(scores, token);
     bool const raises = any_of_warpgroup(!started || exceeds_slack(scores), kScoreVote);
     if (raises) {
       ptx::mbarrier_wait(&shared.probability_empty[target.slot], target.parity ^ 1);
       Raise const to{shared.warp_result, shared.step,
-                     shared.rescale[buffer][ptx::cluster_rank()].factor, kScoreVote};
+                     shared.rescale[buffer][ptx::cluster_rank()].factor, kScoreVote,
+                     args.headroom_log2};
       raise_references(scores, thread_index(), started, to, [this](int tile, float2 factor) {
         sum[tile] = make_float2(sum[tile].x * factor.x, sum[tile].y * factor.y);
       });
@@ -197,7 +198,7 @@ struct PairScores : ScoreWarpgroup<PairTile, false> {
   }
 
   // One tile.
-  __device__ void run(int num_blocks) {
+  __device__ void run(KernelArgs const& args, int num_blocks) {
     started = false;
 #pragma unroll
     for (float2& sums : sum) sums = make_float2(0.f, 0.f);
@@ -207,7 +208,7 @@ struct PairScores : ScoreWarpgroup<PairTile, false> {
       Scores scores;
       TokenScales token[2];
       multiply(scores, token);
-      publish(scores, token, place.stage, place.buffer());
+      publish(args, scores, token, place.stage, place.buffer());
       place.advance();
     }
   }

@@ -32,14 +32,11 @@ __device__ __forceinline__ bool any_of_warpgroup(bool value, int barrier) {
 }
 
 // What a maximum may exceed its reference by before the reference follows, which costs all three
-// warpgroups, and how far above the maximum it is put then. f16 holds probabilities up to 2^15, and
-// what is less than 2^-22 of a row's first maximum does not show in its sum. Tokens of different
-// magnitude make maxima grow by more than 2^8 in a third of the blocks, by more than 2^18 in few.
-// Parts, which are f16 themselves, leave less room.
+// warpgroups. f16 holds probabilities up to 2^15. Tokens of different magnitude make maxima grow by
+// more than 2^8 in a third of the blocks, by more than 2^18 in few. Parts, which are f16
+// themselves, leave less room.
 template <bool kIsPart>
 inline constexpr float kSlackLog2 = kIsPart ? kPartWeightLog2 : 15.f;
-template <bool kIsPart>
-inline constexpr float kHeadroomLog2 = kIsPart ? 0.f : 3.f;
 
 // kIsPart: of a row whose list is split.
 template <class HeadTile, bool kIsPart>
@@ -334,12 +331,13 @@ struct ScoreWarpgroup {
     return (of_warp[0][head] + of_warp[1][head]) + (of_warp[2][head] + of_warp[3][head]);
   }
 
-  // What a warpgroup leaves by head as it raises references, and the barrier of its threads.
+  // What a warpgroup leaves by head as it raises references, and how it does.
   struct Raise {
     float (&warp_maximum)[4][HeadTile::kHeads];
     float (&step)[HeadTile::kHeads];    // what a reference is raised by
     float (&factor)[HeadTile::kHeads];  // of what is relative to it
     int barrier;
+    float headroom_log2;  // see plan.h
   };
 
   // Raises the references of the heads whose maximum has outgrown them, and takes the exponents
@@ -365,7 +363,7 @@ struct ScoreWarpgroup {
       float const largest = fmaxf(fmaxf(result[0][thread], result[1][thread]),
                                   fmaxf(result[2][thread], result[3][thread]));
       if (largest > -INFINITY && (!seen || largest > kSlackLog2<kIsPart>)) {
-        step = largest + kHeadroomLog2<kIsPart>;
+        step = largest + to.headroom_log2;
       }
       to.step[thread] = step;
       shared.column[thread].y -= step;
@@ -401,15 +399,17 @@ struct ScoreWarpgroup {
     }
   }
 
-  __device__ __forceinline__ void publish(Scores& scores, TokenScales const (&token)[2], int stage,
-                                          int buffer, uint32_t empty_parity) {
+  __device__ __forceinline__ void publish(KernelArgs const& args, Scores& scores,
+                                          TokenScales const (&token)[2], int stage, int buffer,
+                                          uint32_t empty_parity) {
     to_exponents(scores, token);
     float const maximum = largest(scores);
     ptx::mbarrier_wait(&shared.probability_empty[buffer], empty_parity);
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2<kIsPart>, kScoreVote);
     if (raises) {
       int const thread = thread_index();
-      Raise const to{shared.warp_result, shared.step, shared.rescale[buffer], kScoreVote};
+      Raise const to{shared.warp_result, shared.step, shared.rescale[buffer], kScoreVote,
+                     args.headroom_log2};
       raise_references(scores, thread, started, to, [&](int tile, float2 factor) {
         float2& sums = shared.sum[tile][thread];
         sums = make_float2(sums.x * factor.x, sums.y * factor.y);
@@ -425,7 +425,7 @@ struct ScoreWarpgroup {
   }
 
   // One tile.
-  __device__ void run(int num_blocks) {
+  __device__ void run(KernelArgs const& args, int num_blocks) {
     started = false;
 #pragma unroll
     for (auto& sums : shared.sum) sums[thread_index()] = make_float2(0.f, 0.f);
@@ -436,7 +436,7 @@ struct ScoreWarpgroup {
       TokenScales token[2];
       multiply(place.stage, scores, token);
       release(&shared.scores_done[place.buffer()]);
-      publish(scores, token, place.stage, place.buffer(), place.buffer_parity() ^ 1);
+      publish(args, scores, token, place.stage, place.buffer(), place.buffer_parity() ^ 1);
       place.advance();
     }
   }

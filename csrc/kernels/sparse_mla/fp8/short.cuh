@@ -68,7 +68,8 @@ struct ShortScores : ScoreWarpgroup<HeadTile, true> {
     bool const raises = any_of_warpgroup(!started || maximum > kSlackLog2<true>, vote_barrier());
     if (raises) {
       typename Base::Raise const to{storage.warp_maximum[block], storage.raised[block],
-                                    storage.rescale[block], vote_barrier()};
+                                    storage.rescale[block], vote_barrier(),
+                                    0.f};  // of so short lists
       // Sums come later, each with the reference that it is relative to.
       reference += this->raise_references(scores, own_thread(), started, to, [](int, float2) {});
     }
