@@ -69,14 +69,20 @@ Status allow_shared_memory(int bytes, char const* op) {
 }
 
 // Launches a kernel. The status is this launch's alone, whatever error others left behind.
+// overlaps: it starts under the kernel before it on the stream, up to its own wait (ptx/grid.cuh).
 template <class Args>
 Status launch_grid(void (*kernel)(Args), Args const& args, dim3 grid, int threads, int shared_bytes,
-                   char const* op, cudaStream_t stream) {
+                   char const* op, cudaStream_t stream, bool overlaps = false) {
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = overlaps ? 1 : 0;
   return cuda_status(cudaLaunchKernelEx(&config, kernel, args), op);
 }
 

@@ -32,18 +32,10 @@ Status launch_kernel(Args const& args, LaunchShape const& shape, cudaStream_t st
   static_assert(sizeof(Storage) <= kMaxSharedBytes, "A block's shared memory must fit an SM.");
   Status const status = allow_all_shared_memory<kKernel>(op);
   if (!status.ok()) return status;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(shape.grid));
-  config.blockDim = dim3(kBlockThreads);
   // All the memory of a multiprocessor keeps other blocks away.
-  config.dynamicSmemBytes = shape.alone ? kMaxSharedBytes : sizeof(Storage);
-  config.stream = stream;
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = shape.pdl ? 1 : 0;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel, args), op);
+  int const shared_bytes = shape.alone ? kMaxSharedBytes : static_cast<int>(sizeof(Storage));
+  return launch_grid(kKernel, args, dim3(static_cast<unsigned>(shape.grid)), kBlockThreads,
+                     shared_bytes, op, stream, shape.pdl);
 }
 
 template <auto kKernel, class Storage>

@@ -5,6 +5,7 @@
 // One block per (row, head); warp w and lane l hold dims 128 w + [4 l, 4 l + 4).
 #pragma once
 #include "device/ptx/convert.cuh"
+#include "device/ptx/grid.cuh"
 #include "kernels/sparse_mla/kernel_args.h"
 
 namespace dsa_ops::sparse_mla {
@@ -20,6 +21,7 @@ __global__ void __launch_bounds__(kCombineThreads)
   int64_t const first_part = row * args.num_splits * args.num_heads + head;
   float const* const lses = args.partial_lse + first_part;
 
+  ptx::wait_for_prior_kernels();
   float maximum = -INFINITY;
   for (int split = lane; split < args.num_splits; split += 32) {
     maximum = fmaxf(maximum, lses[int64_t{split} * args.num_heads]);

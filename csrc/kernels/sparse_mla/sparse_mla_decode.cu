@@ -45,7 +45,7 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
   combine_args.num_splits = args.num_splits;
   // A launch is split only while its tiles do not fill the device, so the grid is small.
   dim3 const grid(static_cast<unsigned>(num_rows * args.num_heads));
-  return launch_grid(combine_kernel, combine_args, grid, kCombineThreads, 0, op, stream);
+  return launch_grid(combine_kernel, combine_args, grid, kCombineThreads, 0, op, stream, true);
 }
 
 KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& plan) {

@@ -1,6 +1,7 @@
 // Sparse MLA over bf16 values: 64 heads of one row a tile, or the rows of a pack, tokens in pairs
 // of blocks.
 #pragma once
+#include "device/ptx/grid.cuh"
 #include "kernels/sparse_mla/bf16/consumer.cuh"
 
 namespace dsa_ops::sparse_mla::bf16 {
@@ -9,6 +10,7 @@ template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_bf16_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   if (Source::kPacks && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
+  if constexpr (Source::kPaged) ptx::launch_dependent_kernels();  // that joins the parts, if any
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.

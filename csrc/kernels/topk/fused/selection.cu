@@ -16,35 +16,21 @@ int32_t select_bytes(KernelArgs const& topk) {
          kBitmaps * 4 * (topk.window_words + topk.window_words / 32);
 }
 
-template <class Args>
-Status launch(void (*kernel)(Args), Args const& args, int32_t blocks, int32_t threads,
-              int32_t shared_bytes, cudaStream_t stream, char const* op) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cuda_status(cudaLaunchKernelEx(&config, kernel, args), op);
-}
-
 }  // namespace
 
 Status launch_gates(GateArgs const& args, int32_t num_rows, cudaStream_t stream,
                     char const* op) noexcept {
-  return launch(row_gates_kernel, args, args.num_scans + num_rows, kGateThreads, 0, stream, op);
+  dim3 const grid(static_cast<unsigned>(args.num_scans + num_rows));
+  return launch_grid(row_gates_kernel, args, grid, kGateThreads, 0, op, stream, true);
 }
 
 Status launch_select(SelectArgs const& args, int32_t num_rows, cudaStream_t stream,
                      char const* op) noexcept {
   Status const status = allow_shared_memory<list_topk_kernel>(kMaxDynamicBytes, op);
   if (!status.ok()) return status;
-  return launch(list_topk_kernel, args, num_rows, kSelectThreads, select_bytes(args.topk), stream,
-                op);
+  dim3 const grid(static_cast<unsigned>(num_rows));
+  return launch_grid(list_topk_kernel, args, grid, kSelectThreads, select_bytes(args.topk), op,
+                     stream, true);
 }
 
 KernelList selection_kernels() {

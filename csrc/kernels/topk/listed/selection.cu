@@ -26,17 +26,8 @@ Status launch(SelectArgs const& args, int32_t num_rows, cudaStream_t stream, cha
   if (!status.ok()) return status;
   int64_t const shared_bytes =
       sizeof(SelectStorage) + std::max(kScoringBytes, selection_bytes(args.topk));
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(num_rows));
-  config.blockDim = dim3(kThreads);
-  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = 1;
-  return cuda_status(cudaLaunchKernelEx(&config, kKernel, args), op);
+  return launch_grid(kKernel, args, dim3(static_cast<unsigned>(num_rows)), kThreads,
+                     static_cast<int>(shared_bytes), op, stream, true);
 }
 
 template <int kHeads>
