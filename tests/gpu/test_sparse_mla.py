@@ -167,6 +167,18 @@ def test_decode_from_bf16(num_heads: int, page_size: int) -> None:
     assert all(same_bits(a, b) for a, b in zip(actual, expected, strict=True))
 
 
+@pytest.mark.parametrize("num_heads", [16, 128])
+@pytest.mark.parametrize(("num_rows", "top_k"), [(40, 700), (16, 1000), (8, 2048), (1, 5000)])
+def test_decode_from_bf16_in_splits(num_rows: int, top_k: int, num_heads: int) -> None:
+    """Two to forty splits; rows end in any of them."""
+    cache, q = filled_bf16_cache(100, 64), queries(num_rows, num_heads)
+    lens = torch.randint(0, top_k + 1, (num_rows,)).int()
+    lens[0] = 130
+    torch.full((1 << 24,), math.nan)  # the scratch's memory, most likely
+    check_decode(q, cache, selection(num_rows, top_k, 6400), SCALE, LSE_TOLERANCE, topk_lens=lens)
+    check_decode(q, cache, selection(num_rows, top_k, 6400), SCALE, LSE_TOLERANCE)
+
+
 # A split of few rows has two blocks of 64 tokens, scored side by side: either of them empty in each
 # split, or with maxima far above the other's.
 @pytest.mark.parametrize("num_heads", [8, 13, 16, 32, 64, 100, 128])

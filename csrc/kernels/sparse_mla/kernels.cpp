@@ -15,12 +15,15 @@ KernelList sparse_mla_kernels() {
     auto const fp8 = sparse_mla::fp8::kernels();
     auto const pairs = sparse_mla::fp8::pair_kernels();
     auto const bf16 = sparse_mla::bf16::kernels();
-    std::array<KernelEntry, unions.size() + fp8.size() + pairs.size() + bf16.size() + 1> all;
+    auto const combine = sparse_mla::combine_kernels();
+    std::array<KernelEntry,
+               unions.size() + fp8.size() + pairs.size() + bf16.size() + combine.size()>
+        all;
     auto end = std::copy(bf16.begin(), bf16.end(), all.begin());
     end = std::copy(unions.begin(), unions.end(), end);
     end = std::copy(fp8.begin(), fp8.end(), end);
     end = std::copy(pairs.begin(), pairs.end(), end);
-    *end = sparse_mla::combine_entry();
+    std::copy(combine.begin(), combine.end(), end);
     return all;
   }();
   return {entries.data(), static_cast<int>(entries.size())};

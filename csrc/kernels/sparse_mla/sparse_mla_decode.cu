@@ -45,7 +45,16 @@ Status combine(KernelArgs const& args, int64_t num_rows, char const* op, cudaStr
   combine_args.num_splits = args.num_splits;
   // A launch is split only while its tiles do not fill the device, so the grid is small.
   dim3 const grid(static_cast<unsigned>(num_rows * args.num_heads));
-  return launch_grid(combine_kernel, combine_args, grid, kCombineThreads, 0, op, stream, true);
+  auto const kernel = args.num_splits <= 4   ? combine_kernel<4>
+                      : args.num_splits <= 8 ? combine_kernel<8>
+                                             : combine_kernel<16>;
+  return launch_grid(kernel, combine_args, grid, kCombineThreads, 0, op, stream, true);
+}
+
+template <int kBatch>
+KernelEntry combine_entry() {
+  return {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
+          reinterpret_cast<void const*>(&combine_kernel<kBatch>)};
 }
 
 KernelArgs kernel_args(SparseMlaDecodeParams const& params, SplitPlan const& plan) {
@@ -127,9 +136,8 @@ Status v0::sparse_mla_decode(SparseMlaDecodeParams const& params, cudaStream_t s
 
 namespace sparse_mla {
 
-KernelEntry combine_entry() {
-  return {{"combine_kernel", "sparse_mla_decode", "one head of one row", kCombineThreads, 0, 255},
-          reinterpret_cast<void const*>(&combine_kernel)};
+std::array<KernelEntry, 3> combine_kernels() {
+  return {combine_entry<4>(), combine_entry<8>(), combine_entry<16>()};
 }
 
 }  // namespace sparse_mla

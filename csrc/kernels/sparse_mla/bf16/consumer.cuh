@@ -439,7 +439,7 @@ struct Consumer {
         int64_t const offset =
             (tile.row + to.member) * args.out_row_stride + to.head * args.out_head_stride;
         store_row(args.out + (to.exists ? offset : 0) + kFirstDim, half, factor[half], to.exists);
-      } else if (to.exists && tile.num_pairs > 0) {
+      } else if (to.exists) {
         store_part(args.partial_out + tile.part(args, to) * kLatentDim + kFirstDim, half,
                    factor[half]);
       }
