@@ -218,9 +218,6 @@ def sparse_mla_decode(
     With few rows the index lists are split over the device and their parts joined. How depends on
     T, H, k and the device alone, and changes the rounding of a row's results only.
 
-    Of an FP8 cache, keys of less than 2^-22 of a row's largest weight may not add to ``out``:
-    together up to ``2^-22 k`` of it, which can show where k is above 15,000.
-
     Thousands of rows over one context take less time by :func:`gather_mla_cache` and
     :func:`sparse_mla_prefill` (``bench`` has both ways), for 1,152 bytes of memory a token and
     keys rounded to bfloat16.
