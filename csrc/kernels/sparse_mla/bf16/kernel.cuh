@@ -10,7 +10,8 @@ template <class Source>
 __global__ void __launch_bounds__(kThreads, 1)
     sm90_bf16_sparse_mla_kernel(__grid_constant__ const KernelArgs args) {
   if (Source::kPacks && args.tiles == args.unions.repairs && *args.unions.leaked == 0) return;
-  if constexpr (Source::kPaged) ptx::launch_dependent_kernels();  // that joins the parts, if any
+  // The kernel that joins the parts, and none of others.
+  if (Source::kPaged && args.num_splits > 1) ptx::launch_dependent_kernels();
   extern __shared__ uint8_t raw_storage[];
   auto& shared = *reinterpret_cast<SharedStorage*>(raw_storage);
   // The warp index as a uniform value keeps the role branches and descriptors in uniform registers.
